@@ -1,0 +1,160 @@
+"""Pinhole cameras: OpenCV axes (x right, y down, z forward), metres, pixels.
+
+Pixel ``(0, 0)`` is the centre of the top left pixel, as in ScanNet's intrinsics and OpenCV.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rft3d_cli.geometry.boxes import EDGES, Floats, box_corners
+
+
+def project_points(points: ArrayLike, intrinsic: ArrayLike) -> tuple[Floats, Floats]:
+    """Pixels and depths of points in camera coordinates.
+
+    Args:
+        points: ``(..., 3)`` metres.
+        intrinsic: ``(3, 3)`` or ``(4, 4)``.
+
+    Returns:
+        ``(..., 2)`` pixels and ``(...)`` depths. Pixels of points with depth ≤ 0 are meaningless
+        but finite.
+
+    >>> project_points([[0.0, 0.0, 2.0]], [[100, 0, 50], [0, 100, 40], [0, 0, 1]])
+    (array([[50., 40.]]), array([2.]))
+    """
+    points = np.asarray(points, dtype=np.float64)
+    k = np.asarray(intrinsic, dtype=np.float64)[:3, :3]
+    depth = points[..., 2]
+    safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
+    image = points @ k.T
+    return image[..., :2] / safe[..., None], depth
+
+
+def unproject_depth(depth: ArrayLike, intrinsic: ArrayLike) -> Floats:
+    """Camera-space points of a depth image.
+
+    Args:
+        depth: ``(H, W)`` metres along the optical axis; 0 means unknown and gives the origin.
+        intrinsic: ``(3, 3)`` or ``(4, 4)``, of the depth image.
+
+    Returns:
+        ``(H, W, 3)`` metres.
+    """
+    depth = np.asarray(depth, dtype=np.float64)
+    k = np.asarray(intrinsic, dtype=np.float64)
+    v, u = np.indices(depth.shape)
+    x = (u - k[0, 2]) / k[0, 0] * depth
+    y = (v - k[1, 2]) / k[1, 1] * depth
+    return np.stack([x, y, depth], axis=-1)
+
+
+def transform_points(points: ArrayLike, matrix: ArrayLike) -> Floats:
+    """Points ``(..., 3)`` moved by a ``(4, 4)`` rigid motion.
+
+    >>> transform_points([1.0, 2.0, 3.0], np.eye(4))
+    array([1., 2., 3.])
+    """
+    m = np.asarray(matrix, dtype=np.float64)
+    moved: Floats = np.asarray(points, dtype=np.float64) @ m[:3, :3].T + m[:3, 3]
+    return moved
+
+
+def invert_rigid(matrix: ArrayLike) -> Floats:
+    """The inverse of a ``(..., 4, 4)`` rigid motion.
+
+    ScanNet stores poses in float32, so their rotations are orthogonal to about 1e-6 only; a general
+    inverse keeps ``invert_rigid(m) @ m`` the identity to float64 for those too.
+    """
+    return np.linalg.inv(np.asarray(matrix, dtype=np.float64))
+
+
+def scale_intrinsic(intrinsic: ArrayLike, old_size: tuple[int, int], new_size: tuple[int, int]) -> Floats:
+    """The intrinsic matrix after an image was resized.
+
+    Args:
+        intrinsic: ``(3, 3)`` or ``(4, 4)`` for the old size.
+        old_size: ``(width, height)`` in pixels.
+        new_size: ``(width, height)`` in pixels.
+
+    Returns:
+        The same shape as ``intrinsic``. Centres move by the half-pixel rule: pixel centres are
+        integers, so an image of width ``w`` spans ``[-0.5, w - 0.5]``.
+    """
+    k = np.array(intrinsic, dtype=np.float64)
+    sx, sy = new_size[0] / old_size[0], new_size[1] / old_size[1]
+    k[0, 0] *= sx
+    k[0, 1] *= sx
+    k[1, 1] *= sy
+    k[0, 2] = (k[0, 2] + 0.5) * sx - 0.5
+    k[1, 2] = (k[1, 2] + 0.5) * sy - 0.5
+    return k
+
+
+def assumed_intrinsic(width: int, height: int, fov_degrees: float = 60.0) -> Floats:
+    """A ``(3, 3)`` intrinsic matrix for a video that came without one.
+
+    Args:
+        width: Pixels.
+        height: Pixels.
+        fov_degrees: Horizontal field of view. 60° is between a phone's main camera (about 65°) and
+            ScanNet's (58°).
+
+    >>> assumed_intrinsic(640, 480)[0, 0].round(1)
+    np.float64(554.3)
+    """
+    focal = width / 2 / np.tan(np.radians(fov_degrees) / 2)
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=np.float64)
+
+
+def visible_edges(box: ArrayLike, intrinsic: ArrayLike, near: float = 0.05) -> Floats:
+    """The drawable parts of a box's twelve edges.
+
+    Edges are cut at the near plane, so that a box which reaches behind the camera draws its front
+    part and nothing else.
+
+    Args:
+        box: ``(9,)`` in camera coordinates.
+        intrinsic: ``(3, 3)`` or ``(4, 4)``.
+        near: Near plane, metres.
+
+    Returns:
+        ``(E, 2, 3)``: for each remaining edge two end points ``(u, v, depth)``; ``E`` ≤ 12.
+    """
+    corners = box_corners(box)
+    segments = corners[np.asarray(EDGES)]
+    z0, z1 = segments[:, 0, 2], segments[:, 1, 2]
+    keep = (z0 > near) | (z1 > near)
+    segments, z0, z1 = segments[keep].copy(), z0[keep], z1[keep]
+    span = np.where(np.abs(z1 - z0) < 1e-12, 1.0, z1 - z0)
+    cut = segments[:, 0] + ((near - z0) / span)[:, None] * (segments[:, 1] - segments[:, 0])
+    segments[z0 <= near, 0] = cut[z0 <= near]
+    segments[z1 <= near, 1] = cut[z1 <= near]
+    pixels, depth = project_points(segments, intrinsic)
+    return np.concatenate([pixels, depth[..., None]], axis=-1)
+
+
+def projected_bounds(
+    box: ArrayLike, intrinsic: ArrayLike, size: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The image rectangle that a box covers, clipped to the image.
+
+    Args:
+        box: ``(9,)`` in camera coordinates.
+        intrinsic: ``(3, 3)`` or ``(4, 4)``.
+        size: ``(width, height)`` in pixels.
+
+    Returns:
+        ``(left, top, right, bottom)`` in pixels, or None where no part of it lies in the image.
+    """
+    edges = visible_edges(box, intrinsic)
+    if not len(edges):
+        return None
+    u, v = edges[..., 0].ravel(), edges[..., 1].ravel()
+    left, right = max(float(u.min()), -0.5), min(float(u.max()), size[0] - 0.5)
+    top, bottom = max(float(v.min()), -0.5), min(float(v.max()), size[1] - 0.5)
+    if left >= right or top >= bottom:
+        return None
+    return left, top, right, bottom
