@@ -53,9 +53,9 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[IO[str]]:
+def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
     """A text stream whose content appears at ``path`` when the block ends well."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    with atomic_path(path, durable=durable) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         yield stream
 
 
@@ -65,10 +65,10 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all; NaN is refused."""
-    with atomic_writer(path) as stream:
-        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
+def write_json(path: Path, value: Any, *, indent: int | None = 2, durable: bool = True) -> None:
+    """Write ``value`` as JSON, whole or not at all; NaN is refused."""
+    with atomic_writer(path, durable=durable) as stream:
+        json.dump(value, stream, indent=indent, ensure_ascii=False, allow_nan=False)
         stream.write("\n")
 
 

@@ -404,3 +404,21 @@ def read_predictions(path: Path | str) -> dict[str, str]:
             continue
         out[str(data["id"])] = data["prediction"] or ""
     return out
+
+
+def missing_media(source: RecordFile) -> DataError | None:
+    """One problem that counts and names the media files that records want and that are not there, or None."""
+    missing: list[Path] = []
+    seen: set[str] = set()
+    for record in source.records:
+        names = record.video.frames if isinstance(record.video, FrameList) else [record.video.path]
+        for name in names:
+            if name not in seen:
+                seen.add(name)
+                path = media_path(source.media_root, name)
+                if not path.exists():
+                    missing.append(path)
+    if not missing:
+        return None
+    hint = "name the folder of the media (--media-root DIR, or data.media_root=DIR), or run rft3d prepare again"
+    return DataError(f"{source.path}: {len(missing):,} of {len(seen):,} media files are missing, first {missing[0]}", hint)

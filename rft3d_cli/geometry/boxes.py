@@ -98,7 +98,8 @@ def box_corners(boxes: ArrayLike) -> Floats:
     boxes = np.asarray(boxes, dtype=np.float64)
     local = boxes[..., None, 3:6] * CORNER_SIGNS
     rotation = rotation_from_angles(boxes[..., 6:9])
-    return np.einsum("...ij,...kj->...ki", rotation, local) + boxes[..., None, 0:3]
+    corners: Floats = np.einsum("...ij,...kj->...ki", rotation, local) + boxes[..., None, 0:3]
+    return corners
 
 
 def transform_boxes(boxes: ArrayLike, transform: ArrayLike) -> Floats:
@@ -143,7 +144,7 @@ def points_in_box(points: ArrayLike, box: ArrayLike, margin: float = 0.0) -> NDA
     return inside
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Boxes3D:
     """A set of labelled boxes: the one box type that modules hand to each other.
 
@@ -203,6 +204,12 @@ class Boxes3D:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal numbers and labels in the same order; the generated method would fail on arrays."""
+        if not isinstance(other, Boxes3D):
+            return NotImplemented
+        return self.labels == other.labels and np.array_equal(self.boxes, other.boxes)
 
     def __getitem__(self, index: slice | Sequence[int] | NDArray[Any]) -> Boxes3D:
         """A subset: by slice, by a list of indices, or by a boolean mask."""

@@ -93,17 +93,17 @@ def scale_intrinsic(intrinsic: ArrayLike, old_size: tuple[int, int], new_size: t
     return k
 
 
-def assumed_intrinsic(width: int, height: int, fov_degrees: float = 60.0) -> Floats:
+def assumed_intrinsic(width: int, height: int, fov_degrees: float = 58.0) -> Floats:
     """A ``(3, 3)`` intrinsic matrix for a video that came without one.
 
     Args:
         width: Pixels.
         height: Pixels.
-        fov_degrees: Horizontal field of view. 60° is between a phone's main camera (about 65°) and
-            ScanNet's (58°).
+        fov_degrees: Horizontal field of view. 58° is that of ScanNet's colour camera, on which the models of this
+            field are trained; a phone's main camera has about 65°.
 
     >>> assumed_intrinsic(640, 480)[0, 0].round(1)
-    np.float64(554.3)
+    np.float64(577.3)
     """
     focal = width / 2 / np.tan(np.radians(fov_degrees) / 2)
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=np.float64)

@@ -1,0 +1,276 @@
+"""Short answers in model text: an option's letter, a number.
+
+Both readers take a plain answer, an answer with the usual decoration, and a sentence that states one answer. Where a
+text states two, it states none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rft3d_cli.answers.scan import Region, answer_region, read_float
+
+_CACHED = 4096
+_MAX_SHORT = 4096
+"""Characters of a short answer that are read, from its end: that is where a long text states its answer."""
+
+_BOXED = re.compile(r"\\boxed\s?\{([^{}]{0,200})\}")
+_MARKUP = re.compile(r"(?<![0-9])[*`$]|[*`$](?![0-9])")
+_STATED = re.compile(r"\banswer\b(?:\s(?:is|would be|should be)\b)?\s?:?\s?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceAnswer:
+    """The letter that a text chooses, upper case, or None and why."""
+
+    letter: str | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NumberAnswer:
+    """The number that a text states, or None and why."""
+
+    value: float | None = None
+    why: str = ""
+
+
+def read_choice(text: str, options: Sequence[str] = ()) -> ChoiceAnswer:
+    """Read the letter of a multiple-choice answer.
+
+    Args:
+        text: Anything a model wrote. Never raises; takes time linear in the text.
+        options: The options as they were shown, with or without their letters; they say which letters exist, and an
+            answer may repeat one option's text instead of its letter. Without options any letter is one.
+
+    >>> read_choice("The answer is (B).", ["A. left", "B. right"]).letter
+    'B'
+    >>> read_choice("right", ["A. left", "B. right"]).letter
+    'B'
+    >>> read_choice("A or B", ["A. left", "B. right"]).why
+    'names A and B'
+    """
+    return _choice(_short(answer_region(text)), tuple(options))
+
+
+@lru_cache(maxsize=_CACHED)
+def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
+    text = _plain(region.text)
+    if not text:
+        return ChoiceAnswer(None, region.why or "no letter")
+    texts = _option_texts(options)
+    by_text = [letter for letter, option in texts.items() if option and _same(text, option)]
+    if len(by_text) == 1:
+        return ChoiceAnswer(by_text[0])
+    letters = sorted(set(_letters(text, texts)))
+    if not letters:
+        return ChoiceAnswer(None, "no letter")
+    if len(letters) > 1:
+        return ChoiceAnswer(None, "names " + " and ".join(letters[:4]))
+    if texts and letters[0] not in texts:
+        return ChoiceAnswer(None, f"{letters[0]} is not one of {', '.join(texts)}")
+    return ChoiceAnswer(letters[0])
+
+
+_LEAD = re.compile(r"(?:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:,;\n]|$)", re.IGNORECASE | re.ASCII)
+_LEAD_TEXT = re.compile(r"[(\[]?([A-Z])[)\].:]?\s(.*)", re.DOTALL)
+_AFTER = re.compile(r"(?:[Oo]ption\s)?[(\[]?([A-Z](?![A-Za-z0-9'])|[a-z](?=[)\].:]|$))")
+_OTHER = re.compile(r"[)\]]?\s?(?:or|and|/|,|&)\s?(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])")
+_PARENTHESES = re.compile(r"\(([A-Z])\)")
+_LAST_WORD = re.compile(r"(?<!not)\s[(\[]?([A-Z])[)\]]?\.?$")
+
+
+def _letters(text: str, texts: dict[str, str]) -> list[str]:
+    """Every letter that the text puts forward as its answer, by the plainest way that it does."""
+    stated: list[str] = []
+    for statement in _STATED.finditer(text):
+        if match := _AFTER.match(text, statement.end()):
+            stated += [match.group(1).upper(), *_others(text, match.end(1))]
+    if stated:
+        return stated
+    if match := _LEAD.match(text):
+        return [match.group(1).upper(), *_others(text, match.end(1))]
+    if match := _LEAD_TEXT.match(text):
+        # "A chair" may be an article and a noun: the letter counts where its own option follows, or another letter.
+        letter, rest = match.groups()
+        others = _others(text, match.end(1))
+        if others or _same(rest, texts.get(letter, "")):
+            return [letter, *others]
+    return _PARENTHESES.findall(text) or _LAST_WORD.findall(text)
+
+
+def _others(text: str, position: int) -> list[str]:
+    """The letters of "A or B", "(A), (B) and C", from after the first."""
+    out = []
+    while match := _OTHER.match(text, position):
+        out.append(match.group(1))
+        position = match.end(1)
+    return out
+
+
+def _option_texts(options: tuple[str, ...]) -> dict[str, str]:
+    """Letter → text. Options that carry letters keep them; others get theirs by position."""
+    out: dict[str, str] = {}
+    for index, option in enumerate(options[:26]):
+        match = re.match(r"\s?[(\[]?([A-Za-z])[.):\]]\s?(.*)", option, re.DOTALL)
+        letter, text = match.groups() if match else ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index], option)
+        out[letter.upper()] = text
+    return out
+
+
+def _same(one: str, other: str) -> bool:
+    return one.strip().rstrip(".").casefold() == other.strip().rstrip(".").casefold()
+
+
+_SCALES = {
+    "m": {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "in": 0.0254},
+    "cm": {"m": 100.0, "cm": 1.0, "mm": 0.1, "ft": 30.48, "in": 2.54},
+    "m2": {"m2": 1.0, "cm2": 1e-4, "ft2": 0.09290304},
+}
+_UNITS = {
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), "m"),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), "cm"),
+    **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), "mm"),
+    **dict.fromkeys(("ft", "foot", "feet"), "ft"),
+    **dict.fromkeys(("inch", "inches"), "in"),
+    **dict.fromkeys(("m2", "m^2", "m²", "sqm", "square meters", "square metres", "square meter", "square metre"), "m2"),
+    **dict.fromkeys(("cm2", "cm^2", "cm²"), "cm2"),
+    **dict.fromkeys(("ft2", "ft^2", "ft²", "sqft", "square feet", "square foot"), "ft2"),
+}
+_UNIT = re.compile(
+    r"[ -]?(" + "|".join(re.escape(name) for name in sorted(_UNITS, key=len, reverse=True)) + r")(?![A-Za-z0-9^²])",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"[-+]?(?:[0-9]++(?:[.,_][0-9]++)*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?")
+_GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_RANGE = re.compile(r"\s?(?:-|–|—|~|to|or|/|x|×)\s?(?=[0-9.])", re.IGNORECASE)
+_SMALL_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = {word: value for value, word in enumerate(_SMALL_WORDS.split())}
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), start=2)}
+_WORDY = 8
+"""Number words count in answers of at most this many words: "the one by the door" is no 1."""
+
+
+def read_number(text: str, unit: str | None = None) -> NumberAnswer:
+    """Read the number of a numeric answer.
+
+    Digits are ASCII; thousands may be grouped by commas; a sentence may surround the number; number words count in
+    short answers. Ranges, decimal commas and texts that state several numbers are refused.
+
+    Args:
+        text: Anything a model wrote. Never raises; takes time linear in the text.
+        unit: The unit that the question asks for, ``m``, ``cm`` or ``m2``: an answer that states another one is
+            converted. None leaves the number as it is.
+
+    >>> read_number("about 1,200 chairs").value, read_number("four").value, read_number("2-3").why
+    (1200.0, 4.0, 'a range')
+    >>> read_number("350cm", unit="m").value
+    3.5
+    """
+    return _number(_short(answer_region(text)), unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantity:
+    value: float
+    start: int
+    end: int
+    unit: str | None
+
+
+@lru_cache(maxsize=_CACHED)
+def _number(region: Region, unit: str | None) -> NumberAnswer:
+    text = _plain(region.text)
+    if not text:
+        return NumberAnswer(None, region.why or "no number")
+    stated = [match.end() for match in _STATED.finditer(text)]
+    found = _quantities(text)
+    if isinstance(found, str):
+        return NumberAnswer(None, found)
+    if stated and (after := [quantity for quantity in found if quantity.start >= stated[-1]]):
+        found = after[:1] if after[0].start - stated[-1] <= 20 else after
+    if not found:
+        return _number_words(text)
+    values = {_in_unit(quantity, unit) for quantity in found}
+    if len(values) > 1:
+        return NumberAnswer(None, f"{len(values)} different numbers")
+    value = values.pop()
+    return NumberAnswer(value) if math.isfinite(value) else NumberAnswer(None, "a number beyond all bounds")
+
+
+def _quantities(text: str) -> list[_Quantity] | str:
+    """The numbers of a text with their units, or why they cannot be told."""
+    out: list[_Quantity] = []
+    end = -1
+    for match in _DIGITS.finditer(text):
+        token, start = match.group(), match.start()
+        before = text[start - 1 : start]
+        if out and token[0] in "+-" and start == end:
+            return "a range"
+        if before and (before in "_^.+-" or before.isalnum()) and start != end:
+            continue
+        if out and (joint := _RANGE.match(text, end)) and joint.end() == start:
+            return "a range"
+        value = read_float(token.replace(",", "") if _GROUPED.fullmatch(token) else token)
+        if value is None:
+            return f"{token[:20]!r} is not one number"
+        measure = _UNIT.match(text, match.end())
+        end = measure.end() if measure else match.end()
+        if not measure and text[end : end + 1].isalpha():
+            continue
+        kind = _UNITS[measure.group(1).lower()] if measure else None
+        out.append(_Quantity(value, start, end, kind))
+    return out
+
+
+def _in_unit(quantity: _Quantity, unit: str | None) -> float:
+    scale = _SCALES.get(unit or "", {}).get(quantity.unit or "", 1.0)
+    return quantity.value if scale == 1.0 else round(quantity.value * scale, 9)
+
+
+def _number_words(text: str) -> NumberAnswer:
+    words = re.findall(r"[a-z]++", text.lower(), re.ASCII)
+    if len(words) > _WORDY:
+        return NumberAnswer(None, "no number")
+    values: list[int] = []
+    joinable = False
+    for index, word in enumerate(words):
+        if word in _TENS:
+            values.append(_TENS[word])
+            joinable = True
+            continue
+        if word in _SMALL and not (index and words[index - 1] in ("the", "this", "that", "no", "any", "each", "which")):
+            if joinable and 0 < _SMALL[word] < 10:
+                values[-1] += _SMALL[word]
+            else:
+                values.append(_SMALL[word])
+        elif word == "hundred" and values:
+            values[-1] *= 100
+        joinable = False
+    if len(set(values)) > 1:
+        return NumberAnswer(None, f"{len(set(values))} different numbers")
+    return NumberAnswer(float(values[0])) if values else NumberAnswer(None, "no number")
+
+
+def _short(region: Region) -> Region:
+    """The end of a region from a whole word on, so that what is cached and searched is small."""
+    text = region.text
+    if len(text) > _MAX_SHORT:
+        text = text[-_MAX_SHORT:]
+        text = text[len(text.split(maxsplit=1)[0]) :] if text.strip() else ""
+    return Region(text, region.truncated, region.why)
+
+
+def _plain(text: str) -> str:
+    r"""The text without markup; the content of the last ``\boxed{…}`` where there is one."""
+    boxed = _BOXED.findall(text)
+    plain = _MARKUP.sub("", boxed[-1] if boxed else text)
+    return re.sub(r"[^\S\n]+", " ", plain).strip()

@@ -1,0 +1,209 @@
+"""An evaluation from beginning to end: answers from a model or a file, both scorers, a result on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rft3d_cli.benchmarks import detection, scanrefer, vsibench
+from rft3d_cli.benchmarks.result import SCORERS, Result, environment
+from rft3d_cli.console import progress
+from rft3d_cli.errors import DataError, ThresholdError, UsageError
+from rft3d_cli.files import atomic_writer, sha256, write_json
+from rft3d_cli.prompts import prompt_hash
+from rft3d_cli.records import Record, RecordFile
+
+if TYPE_CHECKING:
+    from rft3d_cli.models.predict import Decoding
+
+BENCHMARKS: dict[str, Callable[..., Result]] = {
+    "detection": detection.score,
+    "scanrefer": scanrefer.score,
+    "vsibench": vsibench.score,
+}
+TASKS = {"detection": ("detection",), "scanrefer": ("grounding",), "vsibench": ("choice", "number")}
+"""Tasks of the records that each benchmark scores."""
+HEADLINE = {
+    "detection": {"official": "classes_20.f1", "robust": "classes_20.f1"},
+    "scanrefer": {"official": "overall.acc@0.25", "robust": "overall.acc@0.25"},
+    "vsibench": {"official": "overall", "robust": "overall"},
+}
+
+
+def select(benchmark: str, records: Sequence[Record], path: Path) -> list[Record]:
+    """The records of a file that a benchmark scores; a mixed file gives each benchmark its own.
+
+    Raises:
+        DataError: Where there is none.
+    """
+    chosen = [record for record in records if record.task in TASKS[benchmark]]
+    if not chosen:
+        found = ", ".join(sorted({record.task for record in records}))
+        raise DataError(f"{path} holds no {' or '.join(TASKS[benchmark])} records, only {found}")
+    return chosen
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a model was asked.
+
+    Args:
+        model: As the user named it.
+        decoding: How its answers were decoded.
+        frames: Frames a clip, where the command set it.
+        media_root: Folder of the media.
+    """
+
+    model: str
+    decoding: Decoding
+    frames: int | None
+    media_root: Path
+
+
+def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[str, str], dict[str, Any]]:
+    """Ask a model, appending each answer to ``predictions.jsonl`` as it comes.
+
+    Args:
+        records: What to ask.
+        asked: How.
+        out: The folder.
+
+    Returns:
+        Predictions by id, and what the result says of the model.
+    """
+    from rft3d_cli.models.inputs import FrameStore
+    from rft3d_cli.models.loader import load_model
+    from rft3d_cli.models.predict import answers
+
+    model, processor = load_model(asked.model)
+    if processor is None:
+        raise DataError(f"model {asked.model} has no tokenizer files")
+    store = FrameStore(asked.media_root, processor, frames=asked.frames)
+    found: dict[str, str] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        (out / "predictions.jsonl").open("w", encoding="utf-8") as stream,
+        progress("answering", len(records)) as ticker,
+    ):
+        for record, text in answers(model, processor, records, store, asked.decoding):
+            found[record.id] = text
+            stream.write(json.dumps({"id": record.id, "prediction": text}, ensure_ascii=False) + "\n")
+            stream.flush()
+            ticker.advance()
+    folder = Path(str(getattr(model.config, "_name_or_path", "")))
+    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    about = {
+        "name": asked.model,
+        "sha256": {path.name: sha256(path) for path in weights},
+        "frames": asked.frames,
+        "frame_width": processor.frame_width,
+        "decoding": asked.decoding.document(),
+    }
+    return found, about
+
+
+def evaluate(
+    benchmark: str,
+    source: RecordFile,
+    records: Sequence[Record],
+    predictions: Mapping[str, str],
+    *,
+    scorer: str,
+    answer_style: str,
+    seed: int,
+    about: Mapping[str, Any],
+) -> tuple[Result, dict[str, Any]]:
+    """Score predictions by the chosen scorer, and by the other one for its headline.
+
+    Returns:
+        The chosen scorer's result, and the document of the whole evaluation.
+    """
+    score = BENCHMARKS[benchmark]
+    result = score(records, predictions, scorer=scorer, answer_style=answer_style, seed=seed)
+    other = next(name for name in SCORERS if name != scorer)
+    second = score(records, predictions, scorer=other, answer_style=answer_style, seed=seed)
+    key = HEADLINE[benchmark][other]
+    document = {
+        **result.document,
+        "other_scorer": {"scorer": other, key: lookup(second.document, key), "unreadable": second.document["unreadable"]},
+        "data": {"file": str(source.path), "sha256": sha256(source.path), "records": len(records)},
+        "prompt_hash": prompt_hash([record.prompt for record in records]),
+        **about,
+        "versions": environment(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    return result, document
+
+
+def write_details(path: Path, result: Result) -> None:
+    """One line a record: ``id``, ``score``, ``parts``, ``answer``, ``why``."""
+    with atomic_writer(path) as stream:
+        stream.writelines(json.dumps(detail, ensure_ascii=False) + "\n" for detail in result.details)
+
+
+def write_result(path: Path, document: Mapping[str, Any]) -> None:
+    """The whole document as ``result.json``."""
+    write_json(path, document)
+
+
+def lookup(document: Mapping[str, Any], key: str) -> float | None:
+    """A number of a document by its dotted key.
+
+    >>> lookup({"overall": {"acc@0.25": 40.0}}, "overall.acc@0.25")
+    40.0
+    """
+    value: Any = document
+    for part in _parts(key):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _parts(key: str) -> list[str]:
+    """The parts of a dotted key; the dot of ``acc@0.25`` belongs to its part."""
+    import re
+
+    return re.split(r"(?<!@\d)\.", key)
+
+
+def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
+    """Hold a result against ``METRIC=VALUE``, in percent.
+
+    Args:
+        document: The result.
+        wanted: A dotted key of the document, or its last part where only one key ends so, and the least value.
+
+    Raises:
+        UsageError: Where the metric is unknown or the value no number.
+        ThresholdError: Where the value is not reached.
+    """
+    name, _, text = wanted.partition("=")
+    try:
+        least = float(text)
+    except ValueError:
+        raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", "for example --fail-under micro.f1=40") from None
+    known = {key: value for key, value in _numbers(document) if not key.startswith("intervals.")}
+    matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(matches) != 1:
+        near = ", ".join(matches or list(known)[:8])
+        raise UsageError(f"--fail-under: {'no' if not matches else 'more than one'} metric {name!r}", f"one of {near}")
+    value = known[matches[0]]
+    if value is None or value < least:
+        shown = "not measured" if value is None else f"{value:.2f}"
+        raise ThresholdError(f"{matches[0]} is {shown}, below {least:g}")
+
+
+def _numbers(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float | None]]:
+    out: list[tuple[str, float | None]] = []
+    for key, value in document.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            out += _numbers(value, f"{name}.")
+        elif value is None or (isinstance(value, int | float) and not isinstance(value, bool)):
+            out.append((name, None if value is None else float(value)))
+    return out

@@ -1,0 +1,183 @@
+"""ScanRefer: the share of descriptions whose box overlaps the right one by at least 0.25 and 0.5.
+
+The ``official`` scorer reads the first line that holds ``bbox_3d`` as one Python literal: it must be a dict with an
+integer ``frame`` within the clip and nine numbers. The frame only places the box. The ``robust`` one reads the object
+wherever it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rft3d_cli.answers import read_grounding
+from rft3d_cli.answers.literal import read_literal
+from rft3d_cli.benchmarks.official import as_box, strip_fence
+from rft3d_cli.benchmarks.result import (
+    Result,
+    Row,
+    check_options,
+    clean,
+    header,
+    interval,
+    official_text,
+    percent,
+    ratio,
+    scene_draws,
+    scene_index,
+    sum_by_scene,
+)
+from rft3d_cli.errors import DataError
+from rft3d_cli.geometry.boxes import Floats, angles_from_rotation, rotation_from_angles
+from rft3d_cli.geometry.iou import paired_iou
+from rft3d_cli.records import Camera, GroundingTarget, Record
+from rft3d_cli.rewards.grounding import frame_problem
+
+THRESHOLDS = (0.25, 0.5)
+SUBSETS = ("overall", "unique", "multiple")
+METRICS = ("acc@0.25", "acc@0.5", "mean_iou")
+
+
+def score(
+    records: Sequence[Record],
+    predictions: Mapping[str, str],
+    *,
+    scorer: str = "official",
+    answer_style: str = "direct",
+    seed: int = 0,
+) -> Result:
+    """Score ScanRefer predictions.
+
+    Args:
+        records: Grounding records with cameras; ``meta.subset`` is ``unique`` or ``multiple`` where known.
+        predictions: Record id → text.
+        scorer: ``official`` or ``robust``.
+        answer_style: ``think`` takes the answer out of its tags before the official reading; ``robust`` always does.
+        seed: Of the intervals.
+
+    Returns:
+        In the document, ``overall``, ``unique`` and ``multiple`` hold ``acc@0.25``, ``acc@0.5``, ``mean_iou`` and
+        ``n``. A record's score in the details is its IoU.
+
+    Raises:
+        UsageError: On an unknown scorer or answer style.
+        DataError: On a record that is no grounding record, or has no cameras.
+    """
+    check_options(scorer, answer_style)
+    details: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    placed: list[tuple[int, Floats, Floats]] = []
+    targets = np.zeros((len(records), 9))
+    for index, record in enumerate(records):
+        target, camera = record.target, record.camera
+        if not isinstance(target, GroundingTarget) or camera is None:
+            problem = "has no cameras" if isinstance(target, GroundingTarget) else f"is a {record.task} record"
+            raise DataError(f"record {record.id} {problem}", "ScanRefer needs grounding records with cameras")
+        targets[index] = target.bbox_world
+        text = predictions.get(record.id)
+        frame, box, why = None, None, "no prediction"
+        if text is not None:
+            if scorer == "robust":
+                frame, box, why = _robust(text)
+            else:
+                frame, box, why = _official(official_text(text, answer_style))
+            if frame is None:
+                unreadable.append(record.id)
+            else:
+                why = frame_problem(int(frame), record)
+        if frame is not None and box is not None and not why:
+            placed.append((index, box, _pose(camera, frame)))
+        answer = None if frame is None or box is None else {"frame": frame, "bbox_3d": box.tolist()}
+        details.append({"id": record.id, "score": 0.0, "parts": {}, "answer": answer, "why": why})
+    iou: Floats = np.zeros(len(records))
+    if placed:
+        rows = [index for index, _, _ in placed]
+        iou[rows] = paired_iou(_to_world(placed), targets[rows])
+    iou = np.asarray(np.round(np.nan_to_num(iou), 12), dtype=np.float64)
+    for detail, value in zip(details, iou.tolist(), strict=True):
+        detail["score"] = value
+        detail["parts"] = {f"acc@{t:g}": float(value >= t) for t in THRESHOLDS} | {"iou": value}
+        detail["why"] = detail["why"] or f"IoU {value:.3f}"
+    subsets = _subsets(records, iou, seed)
+    options = {"scorer": scorer, "answer_style": answer_style}
+    document = {
+        **header("scanrefer", records, predictions, details, unreadable, options),
+        **{name: {"n": n, **{m: value for m, (value, _) in numbers.items()}} for name, (n, numbers) in subsets.items()},
+        "intervals": {f"{name}.{m}": bounds for name, (_, ms) in subsets.items() for m, (_, bounds) in ms.items()},
+        "seed": seed,
+    }
+    table = [
+        Row(name, metric, n, value, bounds)
+        for name, (n, numbers) in subsets.items()
+        for metric, (value, bounds) in numbers.items()
+    ]
+    return Result(clean(document), table, details)
+
+
+def _official(text: str) -> tuple[int | None, Floats | None, str]:
+    line = next((line for line in strip_fence(text).split("\n") if "bbox_3d" in line), None)
+    if line is None:
+        return None, None, "no line with bbox_3d"
+    try:
+        found = read_literal(line.strip())
+    except ValueError as error:
+        return None, None, f"the line does not read: {error}"
+    if not isinstance(found, dict):
+        return None, None, "the line is not one object"
+    frame, values = found.get("frame"), found.get("bbox_3d")
+    if not isinstance(frame, int) or frame < 0:
+        return None, None, "frame is not a whole number from 0"
+    if not isinstance(values, list) or len(values) != 9:
+        return None, None, "bbox_3d is not a list of nine"
+    box = as_box(values) if all(isinstance(value, int | float) for value in values) else None
+    return (int(frame), box, "") if box is not None else (None, None, "bbox_3d holds something that is not a number")
+
+
+def _robust(text: str) -> tuple[int | None, Floats | None, str]:
+    answer = read_grounding(text)
+    return answer.frame, None if answer.box is None else np.asarray(answer.box, dtype=np.float64), answer.why
+
+
+def _pose(camera: Camera, frame: int) -> Floats:
+    pose: Floats = np.asarray(camera.axis_align, dtype=np.float64) @ np.asarray(camera.cam_to_world[frame])
+    return pose
+
+
+def _to_world(placed: Sequence[tuple[int, Floats, Floats]]) -> Floats:
+    """All boxes by their own poses at once: ``(N, 9)``."""
+    boxes = np.stack([box for _, box, _ in placed])
+    poses = np.stack([pose for _, _, pose in placed])
+    out = boxes.copy()
+    out[:, :3] = np.einsum("nij,nj->ni", poses[:, :3, :3], boxes[:, :3]) + poses[:, :3, 3]
+    out[:, 6:] = angles_from_rotation(poses[:, :3, :3] @ rotation_from_angles(boxes[:, 6:]))
+    return out
+
+
+Numbers = dict[str, tuple[float | None, tuple[float, float] | None]]
+
+
+def _subsets(records: Sequence[Record], iou: Floats, seed: int) -> dict[str, tuple[int, Numbers]]:
+    """For each subset its count, and each metric's value and interval."""
+    values = np.stack([*(iou >= t for t in THRESHOLDS), iou], axis=-1).astype(np.float64)
+    scenes, count = scene_index(records)
+    draws = scene_draws(count, seed) if count > 1 else None
+    out: dict[str, tuple[int, Numbers]] = {}
+    for name in SUBSETS:
+        member = np.array([name in ("overall", record.meta.subset) for record in records], dtype=np.float64)
+        n = int(member.sum())
+        sums = np.concatenate([values * member[:, None], member[:, None]], axis=-1)
+        means = ratio(sums[:, :-1].sum(axis=0), sums[:, -1:].sum(axis=0))
+        drawn = None
+        if draws is not None:
+            resampled = draws @ sum_by_scene(sums, scenes, count)
+            drawn = ratio(resampled[:, :-1], resampled[:, -1:])
+        out[name] = (
+            n,
+            {
+                metric: (percent(float(means[i])), None if drawn is None else interval(drawn[:, i]))
+                for i, metric in enumerate(METRICS)
+            },
+        )
+    return out

@@ -1,0 +1,79 @@
+"""What ``sft`` and ``grpo`` share on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def _complete(incomplete: str) -> list[str]:
+    from rft3d_cli.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RecipeOption = Annotated[
+    str,
+    typer.Option(
+        "--recipe", "-r", metavar="NAME", help="A shipped recipe (rft3d recipes list) or a file.",
+        autocompletion=_complete, show_default=False,
+    ),
+]  # fmt: skip
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Recipe values to change, as in lr=2e-6.", show_default=False),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="DIR", help="The run's folder; by default the recipe's output.",
+                 show_default=False),
+]  # fmt: skip
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in that folder; start it where it is new.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the run's summary as one JSON document.")]
+
+
+def train(
+    stage: str,
+    recipe_name: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    run: Callable[..., dict[str, Any]],
+) -> None:
+    """Load the recipe, then check it or run it."""
+    from rft3d_cli import console
+    from rft3d_cli.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides or [], stage=stage)
+    for short, full in recipe.aliases.items():
+        console.note(f"  {short} -> {full}")
+    folder = out or Path(recipe.config.output or f"runs/{recipe.name}")
+    if dry_run:
+        from rft3d_cli.train.preflight import preflight
+
+        report = preflight(recipe)
+        if as_json:
+            console.print_json(
+                {
+                    "ok": not report.problems,
+                    "checks": dict(report.lines),
+                    "problems": [{"message": p.message, "exit_code": p.exit_code} for p in report.problems],
+                    "out": str(folder),
+                }
+            )
+        else:
+            report.show()
+        report.raise_if_any()
+        console.note(f"  would write {folder}/")
+        return
+    summary = run(recipe, folder, resume=resume)
+    if as_json:
+        console.print_json(summary)
+    else:
+        console.out().print(str(folder), markup=False)

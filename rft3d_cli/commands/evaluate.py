@@ -1,0 +1,221 @@
+"""``rft3d evaluate``: scores that say how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rft3d_cli.benchmarks.result import Result
+    from rft3d_cli.records import RecordFile
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Score a model, or saved predictions, on VSI-Bench, ScanRefer or detection.",
+    epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl --model tiny\n\n"
+    "$ rft3d evaluate detection --data val.jsonl --predictions theirs.jsonl --scorer robust --json",
+)
+
+Data = Annotated[Path, typer.Option("--data", "-d", metavar="FILE", help="Records (rft3d prepare writes them).")]
+VsiData = Annotated[
+    Path, typer.Option("--data", "-d", metavar="FILE", help="Records, or VSI-Bench's test.jsonl or parquet as published.")
+]
+Predictions = Annotated[
+    Path | None,
+    typer.Option("--predictions", "-p", metavar="FILE", show_default=False,
+                 help='Saved answers to score, {"id", "prediction"} a line; no model is loaded.'),
+]  # fmt: skip
+Model = Annotated[
+    str, typer.Option("--model", "-m", metavar="NAME", help="A shipped model, a folder, a run, or a hub name.")
+]
+Scorer = Annotated[
+    Literal["official", "robust"],
+    typer.Option(help="official reads as the public scorer does; robust reads tolerantly and matches in any order."),
+]
+Style = Annotated[
+    Literal["direct", "think"], typer.Option(help="think takes answers out of <answer> before the official reading.")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False,
+                              help="Folder of predictions.jsonl and result.json; by default eval/BENCHMARK with a model."),
+]  # fmt: skip
+Details = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Also write one line a record: its score and why.", show_default=False)
+]
+MediaRoot = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the media; by default the data's own.", show_default=False)
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="INT", help="Score the first so many records.", show_default=False)
+]
+Frames = Annotated[
+    int | None, typer.Option(min=1, max=512, metavar="INT", show_default=False,
+                             help="Frames of a clip; by default what the records or the model say."),
+]  # fmt: skip
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, metavar="INT", help="Longest answer, in tokens.", show_default=False)
+]
+Sample = Annotated[bool, typer.Option("--sample", help="Sample answers at temperature 1; by default greedy.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="INT", help="Of intervals, and of sampled answers.")]
+Batch = Annotated[int, typer.Option(min=1, metavar="INT", help="Records a forward pass.")]
+FailUnder = Annotated[
+    list[str] | None,
+    typer.Option(metavar="METRIC=VALUE", help="Exit with 5 where a metric is below this.", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check data, media and model, and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+
+def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None]:
+    """One benchmark's command: they differ in their data only."""
+
+    def run(
+        data: Data,
+        predictions: Predictions = None,
+        model: Model = "tiny",
+        scorer: Scorer = "official",
+        answer_style: Style = "direct",
+        out: Out = None,
+        details: Details = None,
+        media_root: MediaRoot = None,
+        limit: Limit = None,
+        frames: Frames = None,
+        max_tokens: MaxTokens = None,
+        sample: Sample = False,
+        seed: Seed = 0,
+        batch: Batch = 32,
+        fail_under: FailUnder = None,
+        dry_run: DryRun = False,
+        as_json: Json = False,
+    ) -> None:
+        from rft3d_cli import console
+        from rft3d_cli.benchmarks import run as running
+        from rft3d_cli.records import read_predictions
+
+        source = _read(benchmark, data, media_root)
+        records = running.select(benchmark, source.records, data)[:limit]
+        folder = out if out is not None or predictions is not None else Path("eval") / benchmark
+        if predictions is not None:
+            if dry_run:
+                read_predictions(predictions)
+                console.note(f"  would score {len(records):,} records")
+                return
+            found = read_predictions(predictions)
+            about: dict[str, object] = {"predictions": str(predictions)}
+        else:
+            asked = _asked(benchmark, source, model, frames, max_tokens, sample, seed, batch)
+            if dry_run:
+                _check(source, model)
+                console.note(f"  would ask {model} {len(records):,} questions and write {folder}/")
+                return
+            _check(source, model)
+            found, about_model = running.predict(records, asked, folder or Path())
+            about = {"model": about_model}
+        result, document = running.evaluate(
+            benchmark, source, records, found, scorer=scorer, answer_style=answer_style, seed=seed, about=about
+        )
+        if details is not None:
+            running.write_details(details, result)
+        if folder is not None:
+            running.write_result(folder / "result.json", document)
+        if as_json:
+            console.print_json(document)
+        else:
+            _print(benchmark, result, document)
+        if folder is not None:
+            console.note(f"  wrote   {folder / 'result.json'}")
+        for wanted in fail_under or []:
+            running.check_threshold(document, wanted)
+
+    run.__annotations__["data"] = data_type
+    run.__doc__ = text
+    return run
+
+
+def _read(benchmark: str, data: Path, media_root: Path | None) -> RecordFile:
+    """Records, or VSI-Bench's own files as published."""
+    from rft3d_cli.records import read_records
+
+    if benchmark == "vsibench":
+        from rft3d_cli.prepare.vsibench import is_published, published_records
+
+        if is_published(data):
+            return published_records(data, media_root)
+    return read_records(data, media_root=media_root)
+
+
+def _asked(
+    benchmark: str,
+    source: RecordFile,
+    model: str,
+    frames: int | None,
+    max_tokens: int | None,
+    sample: bool,
+    seed: int,
+    batch: int,
+) -> object:
+    from rft3d_cli.benchmarks.run import TASKS, Asked
+    from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
+    from rft3d_cli.models.loader import find_model
+    from rft3d_cli.models.predict import Decoding
+
+    defaults = read_defaults(find_model(model))
+    task = TASKS[benchmark][0]
+    decoding = Decoding(max_tokens=max_tokens or MAX_TOKENS[task], sample=sample, seed=seed, batch=batch)
+    own = defaults.frames[task] if defaults.datasets else None
+    return Asked(model, decoding, frames or own, source.media_root)
+
+
+def _check(source: RecordFile, model: str) -> None:
+    """Missing media and a missing model, found together and before the model is loaded."""
+    from rft3d_cli.errors import ProblemList
+    from rft3d_cli.models.loader import model_problems
+    from rft3d_cli.recipe_schema import Model as ModelSection
+    from rft3d_cli.records import missing_media
+
+    problems = model_problems(ModelSection(name=model))
+    missing = missing_media(source)
+    if missing is not None:
+        problems.append(missing)
+    if problems:
+        raise ProblemList(problems)
+
+
+def _print(benchmark: str, result: Result, document: dict[str, object]) -> None:
+    """The result as a table for people."""
+    from rich.table import Table
+
+    from rft3d_cli import console
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("", "left"), ("metric", "left"), ("n", "right"), ("score", "right"), ("95% CI", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in result.rows:
+        value = "–" if row.value is None else f"{row.value:.1f}"
+        spread = "" if row.interval is None else f"{row.interval[0]:.1f} – {row.interval[1]:.1f}"
+        table.add_row(row.name, row.metric, f"{row.n:,}", value, spread)
+    console.out().print(f"{benchmark}, scorer {document['scorer']}, {document['n']:,} records", markup=False)
+    console.out().print(table)
+    other = document["other_scorer"]
+    if isinstance(other, dict):
+        key, value = next((k, v) for k, v in other.items() if k not in ("scorer", "unreadable"))
+        shown = "–" if value is None else f"{value:.1f}"
+        console.out().print(f"scorer {other['scorer']}: {key} {shown}", markup=False)
+    console.out().print(f"unreadable {document['unreadable']}, missing {document['missing']}", markup=False)
+
+
+app.command("detection", epilog="$ rft3d evaluate detection --data val.jsonl --model runs/tiny-det\n\n"
+            "$ rft3d evaluate detection --data val.jsonl -p answers.jsonl --fail-under micro.f1=40")(
+    _command("detection", Data, "Score 3D video detection: precision, recall and F1 at IoU 0.25.")
+)  # fmt: skip
+app.command("scanrefer", epilog="$ rft3d evaluate scanrefer --data val.jsonl --model runs/grounding\n\n"
+            "$ rft3d evaluate scanrefer --data val.jsonl -p answers.jsonl --json")(
+    _command("scanrefer", Data, "Score visual grounding: accuracy at IoU 0.25 and 0.5.")
+)  # fmt: skip
+app.command("vsibench", epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl\n\n"
+            "$ rft3d evaluate vsibench --data test.jsonl -p answers.jsonl --scorer robust")(
+    _command("vsibench", VsiData, "Score spatial questions: VSI-Bench's eight tasks.")
+)  # fmt: skip

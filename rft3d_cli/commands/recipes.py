@@ -1,0 +1,232 @@
+"""``rft3d recipes``: list, show, copy and check recipes, and list their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rft3d_cli import console
+
+if TYPE_CHECKING:
+    from rft3d_cli.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="List, show, copy and check recipes.",
+    epilog="$ rft3d recipes list\n\n$ rft3d recipes show det train.lr=2e-6",
+)
+
+
+def _complete(incomplete: str) -> list[str]:
+    from rft3d_cli.recipe import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A shipped recipe, or a file.", autocompletion=_complete, show_default=False),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Values to change, as in train.lr=2e-6.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command(
+    "list",
+    epilog="$ rft3d recipes list\n\n$ rft3d recipes list --json",
+)
+def list_recipes(as_json: Json = False) -> None:
+    """List the recipes that ship with rft3d."""
+    from rft3d_cli.recipe import load_recipe, shipped_recipes
+
+    recipes = [load_recipe(path) for path in shipped_recipes().values()]
+    if as_json:
+        console.print_json({"recipes": [_described(recipe) for recipe in recipes]})
+        return
+    rows = [("NAME", "STAGE", "METHOD", "MODEL", "REWARDS")]
+    for recipe in recipes:
+        config = recipe.config
+        rows.append(
+            (recipe.name, config.stage, _method(recipe), config.model.name, ", ".join(config.rewards) or "\N{EN DASH}")
+        )
+    _print_columns(rows)
+
+
+@app.command(epilog="$ rft3d recipes show det\n\n$ rft3d recipes show det lr=2e-6 --yaml > mine.yaml")
+def show(
+    name: Name,
+    overrides: Overrides = None,
+    as_yaml: Annotated[bool, typer.Option("--yaml", help="Print it as a recipe with every value.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show every value of a recipe and where it comes from."""
+    from rft3d_cli.errors import UsageError
+    from rft3d_cli.recipe import load_recipe, to_yaml
+    from rft3d_cli.recipe_problems import value_text
+
+    if as_yaml and as_json:
+        raise UsageError("--yaml and --json exclude each other")
+    recipe = load_recipe(name, overrides or [])
+    for short, key in recipe.aliases.items():
+        console.note(f"{short} -> {key}")
+    if as_yaml:
+        typer.echo(to_yaml(recipe), nl=False)
+        return
+    values = recipe.leaves() | recipe.computed
+    if as_json:
+        keys = {key: {"value": value, "source": recipe.origin[key]} for key, value in values.items()}
+        for key, (source, value) in recipe.before.items():
+            keys[key]["before"] = {"source": source, "value": value}
+        console.print_json({**_described(recipe), "config": recipe.tree(), "keys": keys, "aliases": recipe.aliases})
+        return
+    console.note(str(recipe.path))
+    rows = [(f"# {recipe.name} \N{MIDDLE DOT} {recipe.config.stage}", "source", "")]
+    for key, value in values.items():
+        before = " ".join(map(value_text, recipe.before[key])) if key in recipe.before else ""
+        rows.append((f"{key}: {value_text(value)}", recipe.origin[key], f"({before})" if before else ""))
+    _print_columns(rows)
+
+
+@app.command(epilog="$ rft3d recipes copy det\n\n$ rft3d recipes copy tiny-det my-recipes/first.yaml")
+def copy(
+    name: Name,
+    dest: Annotated[
+        Path | None,
+        typer.Argument(metavar="DEST", help="File or folder to write; by default ./NAME.yaml.", show_default=False),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a recipe, comments and all, to change it."""
+    from rft3d_cli.errors import UsageError
+    from rft3d_cli.files import write_bytes
+    from rft3d_cli.recipe import load_recipe
+
+    recipe = load_recipe(name)
+    target = dest if dest is not None else Path()
+    if target.is_dir():
+        target = target / f"{recipe.name}.yaml"
+    if target.exists() and not force:
+        raise UsageError(f"{target} exists already", "name another file, or replace it with --force")
+    write_bytes(target, recipe.path.read_bytes())
+    if as_json:
+        console.print_json({"name": recipe.name, "path": str(target)})
+        return
+    typer.echo(target)
+    if recipe.config.stage in ("sft", "grpo"):
+        console.note(f"run it with: rft3d {recipe.config.stage} --recipe {target}")
+
+
+@app.command(epilog="$ rft3d recipes check\n\n$ rft3d recipes check mine.yaml train.lr=2e-6")
+def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME... KEY=VALUE...",
+            help="Recipes, and values to change in each; by default every shipped recipe.",
+            autocompletion=_complete,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check recipes: every key, value and rule. Data and weights are not looked at."""
+    from rft3d_cli.errors import ProblemList, Rft3dError, UsageError
+    from rft3d_cli.recipe import load_recipe, shipped_recipes
+    from rft3d_cli.recipe_problems import together
+
+    overrides = [word for word in names or [] if "=" in word]
+    recipes = [word for word in names or [] if "=" not in word] or [*shipped_recipes()]
+    rows: list[dict[str, Any]] = []
+    problems: list[Rft3dError] = []
+    for name in recipes:
+        try:
+            recipe = load_recipe(name, overrides)
+        except UsageError as error:
+            found: Sequence[Rft3dError] = [error]
+        except ProblemList as error:
+            found = error.problems
+        else:
+            found = []
+        stage = None if found else recipe.config.stage
+        details = [{"message": problem.message, "hint": problem.hint} for problem in found]
+        rows.append({"name": name, "ok": not found, "stage": stage, "problems": details})
+        problems += [UsageError(f"{name}: {problem.message}", problem.hint) for problem in found]
+    if as_json:
+        console.print_json({"ok": not problems, "recipes": rows})
+        raise typer.Exit(UsageError.exit_code if problems else 0)
+    _print_columns([(row["name"], row["stage"] or "", "ok" if row["ok"] else "wrong") for row in rows])
+    if problems:
+        raise together(problems)
+
+
+@app.command(epilog="$ rft3d recipes keys train\n\n$ rft3d recipes keys rollout.group")
+def keys(
+    under: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A section or key; by default all.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the keys of a recipe with their types, defaults and meanings."""
+    from rft3d_cli.recipe_overrides import resolve
+    from rft3d_cli.recipe_problems import value_text
+    from rft3d_cli.recipe_schema import keys as all_keys
+    from rft3d_cli.recipe_schema import stages_of
+
+    if under is not None:
+        under = resolve(under, {})
+    found = [
+        key
+        for key in all_keys().values()
+        if key.kind != "section" and (under is None or key.key == under or key.key.startswith(f"{under}."))
+    ]
+    if as_json:
+        entries = [
+            {
+                "key": key.key,
+                "type": key.type,
+                "default": key.default,
+                "required": key.required,
+                "stages": stages_of(key.key),
+                "text": key.text,
+            }
+            for key in found
+        ]
+        console.print_json({"keys": entries})
+        return
+    for key in found:
+        default = "required" if key.required else f"default {value_text(key.default)}"
+        stages = stages_of(key.key)
+        only = f", only {' and '.join(stages)}" if len(stages) < 4 else ""
+        typer.echo(f"{key.key}\n    {key.text}\n    {key.type}; {default}{only}")
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "name": recipe.name,
+        "stage": recipe.config.stage,
+        "summary": recipe.summary,
+        "method": _method(recipe),
+        "model": recipe.config.model.name,
+        "rewards": recipe.config.rewards,
+        "path": str(recipe.path),
+        "sha256": recipe.sha256,
+    }
+
+
+def _method(recipe: Recipe) -> str:
+    lora = recipe.config.model.lora
+    return f"LoRA {lora.rank}" if lora is not None else "full"
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        typer.echo(console.clean(line.rstrip()))

@@ -1,0 +1,1 @@
+"""Models: one loader, one processor, one way from a record to tensors."""

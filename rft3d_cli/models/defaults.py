@@ -1,0 +1,60 @@
+"""What a model directory says about how its model was trained: ``rft3d.json``.
+
+Frames a clip for each task, the data sets, and a line for people. Models from elsewhere have none, and the field's
+usual numbers apply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "rft3d.json"
+FRAMES = {"detection": 4, "grounding": 32, "choice": 32, "number": 32, "text": 32}
+"""VG-LLM's and VSI-Bench's frame counts."""
+MAX_TOKENS = {"detection": 4096, "grounding": 256, "choice": 1024, "number": 1024, "text": 1024}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a model likes to be asked.
+
+    Args:
+        frames: Frames a clip, by task.
+        datasets: What it was trained on.
+        note: One line for people who use it.
+    """
+
+    frames: dict[str, int] = field(default_factory=lambda: dict(FRAMES))
+    datasets: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write ``rft3d.json`` into a model directory."""
+        document: dict[str, Any] = {"schema": 1, "frames": self.frames, "datasets": self.datasets, "note": self.note}
+        (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_defaults(folder: Path | None) -> Defaults:
+    """The defaults of a model directory, or the field's."""
+    path = folder / FILE if folder is not None else None
+    if path is None or not path.is_file():
+        return Defaults()
+    known = json.loads(path.read_text(encoding="utf-8"))
+    return Defaults({**FRAMES, **known.get("frames", {})}, known.get("datasets", []), known.get("note", ""))
+
+
+def trained_defaults(frames: Mapping[str, Counter[int]], datasets: Counter[str], base: Defaults) -> Defaults:
+    """Defaults after training: the commonest frame count of each task that was trained.
+
+    Args:
+        frames: Frame counts seen, by task.
+        datasets: Data sets seen.
+        base: Of the model that training started from.
+    """
+    common = {task: counts.most_common(1)[0][0] for task, counts in frames.items()}
+    return Defaults({**base.frames, **common}, sorted({*base.datasets, *datasets}), base.note)

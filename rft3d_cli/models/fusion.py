@@ -1,0 +1,227 @@
+"""Qwen2.5-VL with a geometry branch: features of a 3D encoder added, patch by patch, to those of the vision tower.
+
+The encoder sees the same frames as the vision tower and knows which of them form one clip. Its features are merged
+2 × 2 and projected to the language model's width, and added to Qwen's visual tokens in ``get_image_features``, where
+training, ``generate`` and every trainer pass. VG-LLM and 3D-RFT do the same with VGGT.
+
+Everything that touches transformers' model classes is in this file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+ENCODERS = {"tiny": "rft3d_cli.models.geometry_tiny:TinyGeometryEncoder"}
+"""Geometry encoders by name: ``module:class``, one file each."""
+
+
+class GeometryEncoder(Protocol):
+    """What a geometry encoder offers.
+
+    Attributes:
+        output_dim: Width of its patch features.
+    """
+
+    output_dim: int
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Features of one clip.
+
+        Args:
+            frames: ``(S, 3, H, W)`` in [0, 1].
+
+        Returns:
+            ``(S, H / patch, W / patch, output_dim)``.
+        """
+
+
+def build_encoder(name: str, config: dict[str, Any]) -> nn.Module:
+    """A geometry encoder by name.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"unknown geometry encoder {name!r}; there are {', '.join(ENCODERS)}")
+    module, _, attribute = ENCODERS[name].partition(":")
+    encoder: nn.Module = getattr(import_module(module), attribute)(**config)
+    return encoder
+
+
+class FusedConfig(Qwen2_5_VLConfig):  # type: ignore[misc]
+    """Qwen2.5-VL's configuration and the geometry branch's.
+
+    Args:
+        geometry_encoder_type: A key of :data:`ENCODERS`.
+        geometry_encoder_config: Keyword arguments of the encoder.
+        geometry_merger_hidden_dim: Width between the merger's two layers.
+    """
+
+    model_type = "rft3d_fused_qwen2_5_vl"
+    # TRL copies this attribute when it loads the reference model; without it a custom configuration raises there.
+    auto_map = {}  # noqa: RUF012 - an annotation would make it a field
+
+    geometry_encoder_type: str = "tiny"
+    geometry_encoder_config: dict | None = None
+    geometry_merger_hidden_dim: int = 192
+
+    @classmethod
+    def from_qwen(cls, config: Qwen2_5_VLConfig, encoder: str, **encoder_config: Any) -> FusedConfig:
+        """The configuration of a plain model with a branch added."""
+        values = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
+        return cls(**values, geometry_encoder_type=encoder, geometry_encoder_config=encoder_config)
+
+
+class GeometryMerger(nn.Module):
+    """2 × 2 patch features → one feature of the language model's width: RMSNorm, gather, linear, GELU, linear."""
+
+    def __init__(self, dim: int, hidden: int, out: int, merge: int) -> None:
+        super().__init__()
+        self.merge = merge
+        self.ln_q = nn.RMSNorm(dim, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(dim * merge**2, hidden), nn.GELU(), nn.Linear(hidden, out))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Merge patches.
+
+        Args:
+            features: ``(S, H, W, dim)`` patches.
+
+        Returns:
+            ``(S, H // merge · W // merge, out)``, rows first; an odd last row or column is left out.
+        """
+        s, h, w, dim = features.shape
+        m = self.merge
+        features = self.ln_q(features[:, : h // m * m, : w // m * m])
+        blocks = features.reshape(s, h // m, m, w // m, m, dim).permute(0, 1, 3, 2, 4, 5)
+        out: Tensor = self.mlp(blocks.reshape(s, (h // m) * (w // m), m * m * dim))
+        return out
+
+
+class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
+    """The backbone: vision tower, geometry branch and language model."""
+
+    config_class = FusedConfig
+
+    def __init__(self, config: FusedConfig) -> None:
+        super().__init__(config)
+        self.geometry_encoder = build_encoder(config.geometry_encoder_type, config.geometry_encoder_config or {})
+        self.geometry_merger = GeometryMerger(
+            self.geometry_encoder.output_dim,
+            config.geometry_merger_hidden_dim,
+            config.text_config.hidden_size,
+            config.vision_config.spatial_merge_size,
+        )
+        self.post_init()
+
+    def forward(self, input_ids: Tensor | None = None, geometry_images: Any = None, **kwargs: Any) -> Any:
+        """As Qwen2.5-VL's; ``geometry_images`` may hold the encoder's own frames, see ``get_image_features``."""
+        if kwargs.get("pixel_values") is not None and input_ids is not None:
+            starts = (input_ids == self.config.vision_start_token_id).sum(dim=1).tolist()
+            kwargs["frames_per_sample"] = starts
+            kwargs["geometry_images"] = geometry_images
+        return super().forward(input_ids=input_ids, **kwargs)
+
+    def get_image_features(
+        self,
+        pixel_values: Tensor,
+        image_grid_thw: Tensor | None = None,
+        geometry_images: Sequence[Tensor] | None = None,
+        frames_per_sample: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Visual tokens with geometry added.
+
+        Args:
+            pixel_values: ``(patches, patch_dim)``.
+            image_grid_thw: ``(frames, 3)``.
+            geometry_images: One ``(S, 3, H, W)`` in [0, 1] a sample, where the encoder wants other pixels than
+                Qwen's; recovered from ``pixel_values`` where None.
+            frames_per_sample: Frames of each sample; all one clip where None.
+            **kwargs: Passed on.
+        """
+        outputs = super().get_image_features(pixel_values, image_grid_thw, **kwargs)
+        frames = list(outputs.pooler_output)
+        if geometry_images is None:
+            images = self.frames_from_patches(pixel_values, image_grid_thw)
+            counts = list(frames_per_sample) if frames_per_sample is not None else [len(images)]
+            clips = [images[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
+        else:
+            clips = [list(clip) for clip in geometry_images]
+        tokens = [token for clip in clips if clip for token in self._geometry_tokens(clip)]
+        outputs.pooler_output = tuple(f + g.to(f.dtype) for f, g in zip(frames, tokens, strict=True))
+        return outputs
+
+    def _geometry_tokens(self, clip: Sequence[Tensor]) -> Tensor:
+        trained = any(p.requires_grad for p in self.geometry_encoder.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            features = self.geometry_encoder(torch.stack(list(clip)))
+        merged: Tensor = self.geometry_merger(features)
+        return merged
+
+    def frames_from_patches(self, pixel_values: Tensor, image_grid_thw: Tensor) -> list[Tensor]:
+        """Frames ``(3, H, W)`` in [0, 1], read back from Qwen's patches: the patchify step undone.
+
+        Args:
+            pixel_values: ``(patches, patch_dim)``, frames one after another.
+            image_grid_thw: ``(frames, 3)``.
+        """
+        vision = self.config.vision_config
+        p, t, m = vision.patch_size, vision.temporal_patch_size, vision.spatial_merge_size
+        mean = pixel_values.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
+        std = pixel_values.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+        out, start = [], 0
+        for _, h, w in image_grid_thw.tolist():
+            patches = pixel_values[start : start + h * w].reshape(h // m, w // m, m, m, 3, t, p, p)[:, :, :, :, :, 0]
+            image = patches.permute(4, 0, 2, 5, 1, 3, 6).reshape(3, h * p, w * p)
+            out.append((image * std + mean).clamp(0, 1))
+            start += h * w
+        return out
+
+
+class FusedForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
+    """The whole model, with a language head."""
+
+    config_class = FusedConfig
+
+    def __init__(self, config: FusedConfig) -> None:
+        super().__init__(config)
+        self.model = FusedModel(config)
+        self.post_init()
+
+    def forward(self, *args: Any, geometry_images: Any = None, **kwargs: Any) -> Any:
+        """As Qwen2.5-VL's, with ``geometry_images``: one ``(S, 3, H, W)`` in [0, 1] a sample."""
+        return super().forward(*args, geometry_images=geometry_images, **kwargs)
+
+
+# ``generate`` hands a model what its forward names; ours names what Qwen's does, and one input more.
+_SIGNATURE = inspect.signature(Qwen2_5_VLForConditionalGeneration.forward)
+_GEOMETRY = inspect.Parameter("geometry_images", inspect.Parameter.KEYWORD_ONLY, default=None)
+FusedForConditionalGeneration.forward.__signature__ = _SIGNATURE.replace(  # type: ignore[attr-defined]
+    parameters=[
+        *(p for p in _SIGNATURE.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD),
+        _GEOMETRY,
+        *(p for p in _SIGNATURE.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD),
+    ]
+)
+
+AutoConfig.register(FusedConfig.model_type, FusedConfig)
+AutoModel.register(FusedConfig, FusedModel)
+AutoModelForImageTextToText.register(FusedConfig, FusedForConditionalGeneration)
+AutoModelForCausalLM.register(FusedConfig, FusedForConditionalGeneration)

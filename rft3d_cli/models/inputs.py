@@ -1,0 +1,275 @@
+"""From a record to tensors: the one path that training, evaluation and inference share.
+
+A ``FrameStore`` reads frames, ``chat`` lays out prompt and frames, ``encode_messages`` turns them into ids and patches,
+``collate`` pads a batch. Whoever needs model inputs calls these, so that what a model is trained on is what it is
+asked.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from rft3d_cli.errors import DataError
+from rft3d_cli.models.processor import KEY, FrameProcessor
+from rft3d_cli.prompts import IMAGE
+from rft3d_cli.records import Clip, FrameList, Record, media_path
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT_FRAMES = 32
+DEFAULT_SAMPLER = "linspace-floor"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt and its frames, ready to be padded into a batch.
+
+    Args:
+        input_ids: ``(n,)`` token ids, ending with the assistant's header.
+        mm_token_type_ids: ``(n,)``, 1 where a token stands for a piece of a frame. Without it transformers falls back
+            to one-dimensional positions and says nothing.
+        pixel_values: ``(patches, patch_dim)`` float32.
+        image_grid_thw: ``(frames, 3)``.
+    """
+
+    input_ids: NDArray[np.int64]
+    mm_token_type_ids: NDArray[np.int64]
+    pixel_values: NDArray[np.float32]
+    image_grid_thw: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class FrameStore:
+    """Frames of records, read once and kept while they are in use.
+
+    Args:
+        media_root: Folder of the records' media paths.
+        processor: Its sizing rule is applied on reading, so that the store holds small pictures.
+        frames: Frames a clip where neither the record nor this says otherwise.
+        sampler: Likewise.
+        tags: Write ``Frame-i: `` before each frame of a prompt that does not place its frames itself.
+        keep: Pictures to remember.
+    """
+
+    def __init__(
+        self,
+        media_root: Path,
+        processor: FrameProcessor,
+        *,
+        frames: int | None = None,
+        sampler: str | None = None,
+        tags: bool = False,
+        keep: int = 4096,
+    ) -> None:
+        self.media_root, self.processor = media_root, processor
+        self.frames, self.sampler, self.tags, self.keep = frames, sampler, tags, keep
+        self._images: OrderedDict[Any, Image.Image] = OrderedDict()
+        self._clips: OrderedDict[Any, list[Any]] = OrderedDict()
+        self._sizes: dict[str, tuple[int, int]] = {}
+
+    def encode(self, record: Record) -> EncodedPrompt:
+        """The record's prompt and frames as model inputs.
+
+        Raises:
+            DataError: Where a frame cannot be read, or the prompt's marks are not as many as the frames.
+        """
+        images = self.load(record)
+        try:
+            return encode_messages(self.processor, self.messages(record, len(images)), images)
+        except PlacementError as error:
+            raise DataError(f"record {record.id}: {error.message}") from None
+
+    def messages(self, record: Record, frames: int) -> list[dict[str, Any]]:
+        """The record's prompt as a chat, with places for ``frames`` frames."""
+        return chat(record.prompt, frames, tags=self.tags)
+
+    def prompt_length(self, record: Record) -> int:
+        """Tokens of the record's encoded prompt, from the sizes of its frames, without decoding them."""
+        if isinstance(record.video, Clip):
+            from rft3d_cli.video import probe
+
+            count = self.frames or record.video.frames or DEFAULT_FRAMES
+            if record.video.path not in self._sizes:
+                info = probe(media_path(self.media_root, record.video.path))
+                self._sizes[record.video.path] = (info.width, info.height)
+            size = self._sizes[record.video.path]
+        else:
+            count = len(record.video.frames)
+            size = record.camera.image_size if record.camera is not None else self._load_size(record)
+        messages = self.messages(record, count)
+        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return len(ids) + count * (self.processor.frame_tokens(*size) - 1)
+
+    def _load_size(self, record: Record) -> tuple[int, int]:
+        if not isinstance(record.video, FrameList):
+            raise TypeError("a clip's size comes from its file")
+        try:
+            with Image.open(media_path(self.media_root, record.video.frames[0])) as image:
+                return ImageOps.exif_transpose(image).size
+        except OSError as error:
+            raise DataError(f"record {record.id}: frame {record.video.frames[0]} cannot be read: {error}") from None
+
+    def load(self, record: Record) -> list[Image.Image]:
+        """The record's frames, sized for the model.
+
+        Raises:
+            DataError: Where a frame is missing or unreadable; the message names the record and the file.
+        """
+        if isinstance(record.video, Clip):
+            return self._clip(record.video)
+        return [self._image(record, name) for name in record.video.frames]
+
+    def _image(self, record: Record, name: str) -> Image.Image:
+        path = media_path(self.media_root, name)
+        if path in self._images:
+            self._images.move_to_end(path)
+            return self._images[path]
+        try:
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                upright.info = {KEY: str(path)}
+                sized = self.processor.size(upright)
+                sized.load()
+        except FileNotFoundError:
+            raise DataError(
+                f"record {record.id}: frame {path} does not exist", "name the folder of the frames with --media-root"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"record {record.id}: frame {path} cannot be read: {error}") from None
+        self._images[path] = sized
+        while len(self._images) > self.keep:
+            self._images.popitem(last=False)
+        return sized
+
+    def _clip(self, clip: Clip) -> list[Image.Image]:
+        from rft3d_cli.video import open_video
+
+        count = self.frames or clip.frames or DEFAULT_FRAMES
+        sampler = self.sampler or clip.sampler or DEFAULT_SAMPLER
+        key = (clip.path, count, sampler)
+        if key not in self._clips:
+            read = open_video(media_path(self.media_root, clip.path), count, sampler)
+            sized = []
+            for index, array in zip(read.indices, read.images, strict=True):
+                image = Image.fromarray(array)
+                image.info = {KEY: f"{self.media_root / clip.path}#{index}"}
+                sized.append(self.processor.size(image))
+            self._clips[key] = sized
+            while len(self._clips) > max(1, self.keep // count):
+                self._clips.popitem(last=False)
+        return self._clips[key]
+
+
+class PlacementError(DataError):
+    """A prompt whose ``<image>`` marks do not fit its frames."""
+
+
+def chat(prompt: str, frames: int, *, tags: bool = False) -> list[dict[str, Any]]:
+    r"""One user turn: text and frame placeholders in the order of the prompt's ``<image>`` marks.
+
+    A mark at the end of a line takes the line break with it, as VG-LLM's loader does. A prompt without marks gets its
+    frames first.
+
+    Args:
+        prompt: With or without marks.
+        frames: How many there are.
+        tags: Write ``Frame-i: `` before each frame that the prompt does not place itself.
+
+    Raises:
+        PlacementError: Where the marks are not as many as the frames.
+
+    >>> chat("<image>\n<image>\nWhere?", 2)[0]["content"]
+    [{'type': 'image'}, {'type': 'image'}, {'type': 'text', 'text': 'Where?'}]
+    """
+    marks = prompt.count(IMAGE)
+    if marks == 0:
+        parts = [f"Frame-{i}: " if tags else "" for i in range(frames)] + [f"\n{prompt}" if tags else prompt]
+    elif marks == frames:
+        parts = prompt.replace(f"{IMAGE}\n", IMAGE).split(IMAGE)
+    else:
+        raise PlacementError(f"its prompt has {marks} {IMAGE} marks for {frames} frames")
+    content: list[dict[str, Any]] = [{"type": "text", "text": parts[0]}] if parts[0] else []
+    for text in parts[1:]:
+        content.append({"type": "image"})
+        if text:
+            content.append({"type": "text", "text": text})
+    return [{"role": "user", "content": content}]
+
+
+def encode_messages(
+    processor: FrameProcessor, messages: list[dict[str, Any]], images: Sequence[Image.Image]
+) -> EncodedPrompt:
+    """Ids and patches of one chat with its frames, up to where the answer begins."""
+    text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    batch = processor(images=[list(images)], text=[text], return_tensors="np")
+    return EncodedPrompt(
+        np.asarray(batch["input_ids"][0], dtype=np.int64),
+        np.asarray(batch["mm_token_type_ids"][0], dtype=np.int64),
+        np.asarray(batch["pixel_values"], dtype=np.float32),
+        np.asarray(batch["image_grid_thw"], dtype=np.int64),
+    )
+
+
+def encode_prompt(processor: FrameProcessor, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
+    """Ids and patches of one prompt with its frames."""
+    return encode_messages(processor, chat(prompt, len(images)), images)
+
+
+def encode_answer(processor: FrameProcessor, answer: str) -> NDArray[np.int64]:
+    """Token ids of an answer and the end of its turn: what the loss of supervised training falls on."""
+    text = answer + processor.tokenizer.eos_token
+    return np.asarray(processor.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+
+
+def collate(
+    prompts: Sequence[EncodedPrompt],
+    pad: int,
+    answers: Sequence[NDArray[np.int64]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """A padded batch.
+
+    Without ``answers`` the padding is on the left, for generation. With them each row is prompt and answer, padded on
+    the right, and ``labels`` holds the answer's ids with -100 elsewhere.
+
+    Args:
+        prompts: Rows.
+        pad: Id of the padding token.
+        answers: Answer ids, one a row.
+    """
+    import torch
+
+    tails = answers if answers is not None else [np.empty(0, dtype=np.int64)] * len(prompts)
+    rows = [np.concatenate([p.input_ids, tail]) for p, tail in zip(prompts, tails, strict=True)]
+    width = max(len(row) for row in rows)
+    shape = (len(rows), width)
+    ids, mask, kinds = np.full(shape, pad), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    labels = np.full(shape, -100)
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        start = width - len(row) if answers is None else 0
+        ids[i, start : start + len(row)] = row
+        mask[i, start : start + len(row)] = 1
+        kinds[i, start : start + len(prompt)] = prompt.mm_token_type_ids
+        if answers is not None:
+            labels[i, len(prompt) : len(row)] = row[len(prompt) :]
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "mm_token_type_ids": kinds,
+        "pixel_values": np.concatenate([p.pixel_values for p in prompts]),
+        "image_grid_thw": np.concatenate([p.image_grid_thw for p in prompts]),
+    }
+    if answers is not None:
+        batch["labels"] = labels
+    return {name: torch.from_numpy(value) for name, value in batch.items()}

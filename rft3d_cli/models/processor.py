@@ -1,0 +1,172 @@
+"""Frames and text to model inputs, for Qwen2.5-VL and its kin, without torchvision.
+
+transformers' own ``Qwen2_5_VLProcessor`` wants a video processor, which wants torchvision, whose PyPI build is a CUDA
+build. Frames go in as *images* anyway (the public 3D checkpoints were trained so), and for those a tokenizer and the
+PIL image processor are enough.
+
+Every stage sizes frames here and nowhere else: width to ``frame_width``, height in proportion to the nearest multiple
+of the patch, both cut at the top left to whole merged patches (VG-LLM's rule: 1296 × 968 becomes 504 × 392).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.processing_utils import ProcessorMixin
+
+PATCHES_WIDE = 37
+"""Default width of a frame in patches: 37 × 14 = 518 pixels, VGGT's width, which VG-LLM and 3D-RFT use."""
+
+KEY = "rft3d_frame"
+"""``Image.info`` key that names a frame; equal keys mean equal pixels, so a frame's patches are computed once."""
+
+_CACHED_FRAMES = 4096
+
+
+def frame_size(
+    width: int, height: int, frame_width: int, patch: int, merge: int
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size to which a frame is resized, and the size to which it is then cut.
+
+    Args:
+        width: Pixels of the source.
+        height: Pixels of the source.
+        frame_width: Target width.
+        patch: Patch side.
+        merge: Patches a merged token spans.
+
+    Returns:
+        ``(width, height)`` after resizing, and after cutting at the top left. Taller than wide is cut to a square
+        about the middle row by :func:`size_frame`.
+
+    >>> frame_size(1296, 968, 518, 14, 2)
+    ((518, 392), (504, 392))
+    >>> frame_size(160, 120, 64, 8, 2)
+    ((64, 48), (64, 48))
+    """
+    resized = (frame_width, max(patch * merge, round(height * frame_width / width / patch) * patch))
+    factor = patch * merge
+    return resized, (resized[0] // factor * factor, min(resized[1], resized[0]) // factor * factor)
+
+
+def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int) -> Image.Image:
+    """A frame resized (bicubic) and cut for the model; unchanged where it already fits. Keeps ``info``."""
+    resized, cut = frame_size(*image.size, frame_width, patch, merge)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size in (resized, cut):
+        out = image
+    else:
+        out = image.resize(resized, Image.Resampling.BICUBIC)
+        top = max(0, (out.height - frame_width) // 2)
+        if top:
+            out = out.crop((0, top, out.width, top + frame_width))
+    if out.size != cut:
+        out = out.crop((0, 0, *cut))
+    out.info = {KEY: image.info[KEY]} if KEY in image.info else {}
+    return out
+
+
+class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
+    """Text with ``<|image_pad|>`` placeholders and frames → token ids and patches.
+
+    Args:
+        image_processor: Normalisation and patches.
+        tokenizer: The model's tokenizer.
+        chat_template: Jinja template; the tokenizer's where None.
+        frame_width: Width to which frames are resized, pixels; 37 patches where None.
+
+    Attributes:
+        max_length: Tokens that the model's positions reach, where its configuration says so.
+    """
+
+    return_mm_token_type_ids = True
+
+    def __init__(
+        self,
+        image_processor: Qwen2VLImageProcessorPil | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        chat_template: str | None = None,
+        frame_width: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.image_token = "<|image_pad|>"  # noqa: S105 - a placeholder in prompts
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.frame_width = frame_width or PATCHES_WIDE * image_processor.patch_size
+        self.max_length: int | None = None
+        self._patches: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **kwargs: Any) -> FrameProcessor:
+        """Load from a model directory or a hub name that has tokenizer and preprocessor files.
+
+        Tokenizer and image processor come from the public files; ``frame_width`` from ``processor_config.json``,
+        where we wrote it.
+        """
+        hub = {k: kwargs[k] for k in ("revision", "local_files_only", "cache_dir", "token") if k in kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(directory, **hub)
+        image_processor = Qwen2VLImageProcessorPil.from_pretrained(directory, **hub)
+        config = Path(directory) / "processor_config.json"
+        width = json.loads(config.read_text()).get("frame_width") if config.is_file() else None
+        template = Path(directory) / "chat_template.jinja"
+        processor = cls(image_processor, tokenizer, template.read_text() if template.is_file() else None, width)
+        text_config = AutoConfig.from_pretrained(directory, **hub).get_text_config()
+        processor.max_length = getattr(text_config, "max_position_embeddings", None)
+        return processor
+
+    def save_pretrained(self, directory: str | Path, **kwargs: Any) -> list[str]:
+        """Write tokenizer, image processor, chat template and frame width as an ordinary model directory has them."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.chat_template = self.chat_template
+        written = [*self.tokenizer.save_pretrained(folder), *self.image_processor.save_pretrained(folder)]
+        (folder / "processor_config.json").write_text(
+            json.dumps({"processor_class": "Qwen2_5_VLProcessor", "frame_width": self.frame_width}, indent=2) + "\n"
+        )
+        return [*written, str(folder / "processor_config.json")]
+
+    def frame_tokens(self, width: int, height: int) -> int:
+        """Tokens that a frame of ``width`` × ``height`` pixels becomes."""
+        patch, merge = self.image_processor.patch_size, self.image_processor.merge_size
+        _, (cut_width, cut_height) = frame_size(width, height, self.frame_width, patch, merge)
+        return cut_width * cut_height // (patch * merge) ** 2
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What a model's forward takes from here."""
+        return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"]
+
+    def size(self, image: Image.Image) -> Image.Image:
+        """A frame as the model sees it; see :func:`size_frame`."""
+        return size_frame(image, self.frame_width, self.image_processor.patch_size, self.image_processor.merge_size)
+
+    def patches(self, image: Image.Image) -> tuple[Any, Any]:
+        """Patches ``(n, patch_dim)`` float32 and grid ``(3,)`` of one frame, remembered for frames with a key."""
+        key = image.info.get(KEY)
+        if key is not None and key in self._patches:
+            self._patches.move_to_end(key)
+            return self._patches[key]
+        done = self.image_processor([self.size(image)], do_resize=False, return_tensors="np")
+        out = np.asarray(done["pixel_values"], dtype=np.float32), np.asarray(done["image_grid_thw"][0])
+        if key is not None:
+            self._patches[key] = out
+            while len(self._patches) > _CACHED_FRAMES:
+                self._patches.popitem(last=False)
+        return out
+
+    def _process_images(self, images: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:
+        flat = [image for group in images for image in (group if isinstance(group, list | tuple) else [group])]
+        done = [self.patches(image) for image in flat]
+        merged = self.image_processor.merge_size**2
+        tokens = [self.image_token * int(grid.prod() // merged) for _, grid in done]
+        values = np.concatenate([patch for patch, _ in done])
+        return BatchFeature({"pixel_values": values, "image_grid_thw": np.stack([grid for _, grid in done])}), tokens

@@ -1,0 +1,1 @@
+"""Raw data in, records out: one module a source."""

@@ -1,0 +1,328 @@
+"""What every ``prepare`` shares: work in parallel, quarantine, records in order, the card.
+
+The parts of a data set (one a scene) are worked on by spawned processes and arrive in their order, so the files are
+the same with any number of workers. A part that cannot be used is counted and its reason kept; media are written
+before the records that name them; records appear all at once, at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
+from rft3d_cli.files import sha256
+from rft3d_cli.prepare.card import write_card
+from rft3d_cli.records import Record, media_path, write_records
+
+Job = TypeVar("Job")
+
+NAMED = 10
+"""Parts named one by one where too many are bad."""
+
+
+class Quarantine(DataError):
+    """A part of the data that cannot be used.
+
+    Args:
+        reason: A few words that are the same for all parts with this problem, for counting.
+        detail: What and where.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass
+class Part:
+    """What one part of a data set gave.
+
+    Args:
+        name: The scene.
+        records: In order.
+        rejects: One mapping a thing left out: ``what``, ``reason``, and where it was.
+        counts: Numbers for the report.
+        labels: How often each class is a target.
+        warnings: Things that look wrong but do not stop the part; the same words for the same problem.
+        scan: What was read, for the card.
+        bad: How many of the parts in here were quarantined.
+        total: How many parts are in here.
+    """
+
+    name: str
+    records: list[Record] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+    scan: dict[str, Any] | None = None
+    bad: int = 0
+    total: int = 1
+
+    def reject(self, what: str, reason: str, **where: Any) -> None:
+        """Note that something was left out."""
+        self.rejects.append({"what": what, "scene": self.name, **where, "reason": reason})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to work.
+
+    Args:
+        workers: Processes.
+        stop: Whether the first bad part ends the work.
+        max_bad: The largest share of bad parts to accept.
+        dry_run: Whether to leave every file as it is.
+    """
+
+    workers: int = 1
+    stop: bool = False
+    max_bad: float = 0.01
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where media lie and how records name them.
+
+    Args:
+        folder: The folder of the media.
+        prefix: That folder relative to the media root, ``""`` where it is the root.
+        write: Whether files may be written.
+    """
+
+    folder: Path
+    prefix: str = ""
+    write: bool = True
+
+    def name(self, relative: str) -> str:
+        """How a record names the file ``relative`` to the folder."""
+        return f"{self.prefix}/{relative}" if self.prefix else relative
+
+
+@dataclass
+class Report:
+    """What was done.
+
+    Args:
+        out: The record file.
+        records: How many records it holds.
+        counts: Numbers for people.
+        rejects: Rows of what was left out.
+        warnings: Scenes by warning.
+        seconds: Wall time.
+        media_root: What the records' paths are relative to.
+        dry_run: Whether nothing was written.
+        digest: SHA-256 of the record file; None in a dry run.
+    """
+
+    out: Path
+    records: int
+    counts: dict[str, Any]
+    rejects: list[dict[str, Any]]
+    warnings: dict[str, list[str]]
+    seconds: float
+    media_root: Path
+    dry_run: bool
+    digest: str | None = None
+
+    @property
+    def card(self) -> Path:
+        """The card beside the records."""
+        return self.out.with_suffix(".card.json")
+
+    @property
+    def rejects_file(self) -> Path | None:
+        """The rejects beside the records, where there are any."""
+        return self.out.with_suffix(".rejects.jsonl") if self.rejects else None
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output that cannot become a record file.
+
+    Raises:
+        UsageError: Where it is a folder or does not end in ``.jsonl``.
+    """
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder", f"name a file: --out {out / 'train.jsonl'}")
+    if out.suffix != ".jsonl":
+        raise UsageError(f"{out} does not end in .jsonl", f"--out {out.with_suffix('.jsonl')}")
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """``path`` relative to the media root, as records write it; ``""`` for the root itself.
+
+    Raises:
+        UsageError: Where it lies outside, or where its name has characters that media paths may not have.
+    """
+    inside = Path(os.path.relpath(path, root)).as_posix()
+    name = "" if inside == "." else inside
+    try:
+        if name and PurePosixPath(name).parts[0] == "..":
+            raise DataError(f"{path} is not inside the media root {root}")
+        media_path(root, name)
+    except DataError as error:
+        raise UsageError(error.message, f"--media-root {path} makes it the media root") from None
+    return name
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or inside it, by name: links are not followed."""
+    return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))  # noqa: PTH100 - resolve() follows links
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # pragma: no cover - not on Linux
+
+
+def guarded(job: Job, work: Callable[[Job], Part], name: Callable[[Job], str]) -> Part:
+    """Do one part's work; a :class:`DataError` becomes a bad part instead of an exception."""
+    try:
+        return work(job)
+    except DataError as error:
+        part = Part(name(job), bad=1)
+        reason = error.reason if isinstance(error, Quarantine) else "unreadable scan"
+        part.reject("scene", reason, detail=error.message)
+        return part
+
+
+def ordered(jobs: Sequence[Job], work: Callable[[Job], Part], workers: int) -> Iterator[Part]:
+    """Parts in the order of their jobs, worked on by ``workers`` spawned processes.
+
+    Raises:
+        Rft3dError: Where a worker process dies.
+    """
+    if workers <= 1 or len(jobs) < 4:
+        yield from map(work, jobs)
+        return
+    # Spawned, not forked: FFmpeg's and BLAS's threads do not survive a fork.
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
+    try:
+        yield from pool.map(work, jobs)
+    except BrokenProcessPool:
+        raise Rft3dError("a worker process died, perhaps for want of memory", "use fewer: --workers 1") from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Tally:
+    def __init__(self, policy: Policy, what: str) -> None:
+        self.policy, self.what = policy, what
+        self.total = self.bad = self.records = 0
+        self.counts: Counter[str] = Counter()
+        self.labels: Counter[str] = Counter()
+        self.rejects: list[dict[str, Any]] = []
+        self.warnings: dict[str, list[str]] = {}
+        self.scans: list[dict[str, Any]] = []
+
+    def add(self, part: Part) -> None:
+        self.total += part.total
+        self.bad += part.bad
+        self.records += len(part.records)
+        self.counts += part.counts
+        self.labels += part.labels
+        self.rejects += part.rejects
+        for warning in part.warnings:
+            self.warnings.setdefault(warning, []).append(part.name)
+        if part.scan is not None:
+            self.scans.append({"scene": part.name, **part.scan})
+        if part.bad and self.policy.stop:
+            row = part.rejects[0]
+            hint = "leave --on-error stop away to quarantine what cannot be used"
+            raise DataError(f"{part.name}: {row.get('detail', row['reason'])}", hint)
+
+    def check(self, nothing: str) -> None:
+        """Refuse a result that is empty, or of which too much is bad."""
+        bad = [row for row in self.rejects if "detail" in row]
+        problems = [DataError(f"{row['scene']}: {row['reason']}: {row['detail']}") for row in bad[:NAMED]]
+        if len(bad) > NAMED:
+            problems.append(DataError(f"and {len(bad) - NAMED:,} more"))
+        if not self.records:
+            reasons = Counter(row["reason"] for row in self.rejects)
+            why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common())
+            head = DataError(f"nothing to write from {self.total:,} {self.what}" + (f": {why}" if why else ""), nothing)
+            raise ProblemList([head, *problems])
+        if self.bad > self.policy.max_bad * self.total:
+            share = math.ceil(1000 * self.bad / self.total) / 1000
+            head = DataError(
+                f"{self.bad:,} of {self.total:,} {self.what} cannot be used",
+                f"repair them, name the {self.what} to use, or accept this share: --max-bad {share:g}",
+            )
+            raise ProblemList([head, *problems])
+
+
+def run(
+    jobs: Sequence[Job],
+    work: Callable[[Job], Part],
+    name: Callable[[Job], str],
+    *,
+    out: Path,
+    media_root: Path,
+    command: str,
+    options: Mapping[str, Any],
+    sources: Iterable[Path],
+    policy: Policy,
+    what: str = "scenes",
+    kinds: str = "classes",
+    nothing: str = "see the reasons above",
+    done: Callable[[], object] = lambda: None,
+) -> Report:
+    """Work through the jobs, write the records and their card.
+
+    Args:
+        jobs: One a part, in the order of the records.
+        work: Module-level function or a partial of one, because processes are spawned.
+        name: The name of a job's part, likewise.
+        out: The record file.
+        media_root: What the records' paths are relative to.
+        command: For the card.
+        options: The options that shaped the content, for the card.
+        sources: Files to name in the card with their hashes.
+        policy: How to work.
+        what: What the parts are called.
+        kinds: What their labels are called.
+        nothing: What to try where no record results.
+        done: Called once a part.
+
+    Raises:
+        DataError: Where nothing, or too little, can be used; nothing is written then but media.
+    """
+    start = time.monotonic()
+    tally = _Tally(policy, what)
+
+    def records() -> Iterator[Record]:
+        for part in ordered(jobs, partial(guarded, work=work, name=name), policy.workers):
+            tally.add(part)
+            done()
+            yield from part.records
+        tally.check(nothing)
+
+    if policy.dry_run:
+        for _ in records():
+            pass
+    else:
+        write_records(out, records())
+    counts: dict[str, Any] = {what: tally.total, "bad": tally.bad, **tally.counts, "records": tally.records}
+    if tally.labels:
+        counts |= {kinds: len(tally.labels), "labels": dict(sorted(tally.labels.items()))}
+    report = Report(out, tally.records, counts, tally.rejects, tally.warnings, 0.0, media_root, policy.dry_run)
+    if not policy.dry_run:
+        card_counts = {**counts, "warnings": tally.warnings, "scans": tally.scans}
+        write_card(out, command=command, options=options, sources=sources, counts=card_counts, rejects=tally.rejects)
+        report.digest = sha256(out)
+    report.seconds = time.monotonic() - start
+    return report

@@ -1,0 +1,64 @@
+"""The prompts: one a task, all in this file.
+
+The words of the detection, grounding and VSI-Bench prompts are those that the public VG-LLM checkpoints and the
+VSI-Bench harness use, to the byte: a model answers best to what it was trained on. ``<image>`` marks the place of
+each frame; a prompt without it gets its frames first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+IMAGE = "<image>"
+
+DETECTION = "\n".join(
+    (
+        "Detect the 3D bounding boxes in the camera coordinate system of the first frame.",
+        'Output a json list where each entry contains the object name in "label" and its 3D bounding box in "bbox_3d".',
+        "The 3D bounding box format should be "
+        "[x_center, y_center, z_center, x_size, y_size, z_size, yaw, roll, pitch].",
+    )
+)
+
+GROUNDING_HEAD = "Localize the first clear frame in the video showing the object described in the text."
+GROUNDING_TAIL = (
+    'Output a JSON dictionary with the frame index in "frame" '
+    'and its 3D bounding box in "bbox_3d" in the frame\'s coordinates.'
+)
+
+VSI_HEAD = "These are frames of a video."
+VSI_CHOICE = "Answer with the option's letter from the given choices directly."
+VSI_NUMBER = "Please answer the question using a single word or phrase."
+
+
+def detection_prompt(frames: int) -> str:
+    """The detection prompt for a clip of ``frames`` frames."""
+    return f"{IMAGE}\n" * frames + DETECTION
+
+
+def grounding_prompt(description: str, frames: int) -> str:
+    """The grounding prompt for one description and a clip of ``frames`` frames.
+
+    >>> grounding_prompt("The red chair.", 2).splitlines()[:1]
+    ['Frame-0: <image>Frame-1: <image>']
+    """
+    tags = "".join(f"Frame-{i}: {IMAGE}" for i in range(frames))
+    return f"{tags}\n{GROUNDING_HEAD}\nText: {description}\n{GROUNDING_TAIL}\n"
+
+
+def vsibench_prompt(question: str, options: Sequence[str] | None) -> str:
+    """The VSI-Bench prompt: numeric without ``options``, multiple choice with them."""
+    if options:
+        return "\n".join((VSI_HEAD, question, "Options:", *options, VSI_CHOICE))
+    return "\n".join((VSI_HEAD, question, VSI_NUMBER))
+
+
+def prompt_hash(prompts: Sequence[str]) -> str:
+    """A short hash of the distinct prompts of a run, for its result file.
+
+    >>> prompt_hash(["a", "b", "a"]) == prompt_hash(["b", "a"])
+    True
+    """
+    digest = hashlib.sha256("\0".join(sorted(set(prompts))).encode())
+    return digest.hexdigest()[:16]

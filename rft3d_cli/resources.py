@@ -1,0 +1,39 @@
+"""Where the files that ship with rft3d lie: recipes and run-time assets.
+
+In an installed wheel they travel inside the package; in a checkout they lie at the top of the tree.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rft3d_cli.errors import SetupError
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def recipes_dir() -> Path:
+    """The folder of the shipped recipes.
+
+    Raises:
+        SetupError: Where the installation lacks it.
+    """
+    return _shipped("recipes")
+
+
+def assets_dir() -> Path:
+    """The folder of the shipped models and clips.
+
+    Raises:
+        SetupError: Where the installation lacks it.
+    """
+    return _shipped("assets")
+
+
+def _shipped(name: str) -> Path:
+    for folder in (_PACKAGE / f"_{name}", _PACKAGE.parent / name):
+        if folder.is_dir():
+            return folder
+    raise SetupError(
+        f"this installation of rft3d has no {name} folder", "reinstall it: pip install --force-reinstall rft3d"
+    )

@@ -1,0 +1,199 @@
+"""From a video and a question to an answer on disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rft3d_cli import prompts
+from rft3d_cli.console import duration
+from rft3d_cli.errors import DataError, SetupError
+from rft3d_cli.files import write_json
+from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
+from rft3d_cli.show.answer import (
+    ASSUMED_FOV,
+    Answer,
+    Camera,
+    boxes_in_all_frames,
+    describe_box,
+    described_object,
+    document,
+    draw_answer,
+    guess_task,
+    read_answer,
+    read_camera,
+)
+from rft3d_cli.show.draw import draw_boxes
+from rft3d_cli.video import Frames, open_video, write_mp4
+
+SAMPLER = "linspace-floor"
+HOLD_SECONDS = 2.0
+"""How long the answered frame stands in an annotated video that has no camera path."""
+MOST_FRAMES = 600
+"""Frames of an annotated video, at most."""
+
+
+def ask(
+    video: Path,
+    question: str,
+    *,
+    model: str,
+    out: Path,
+    task: str,
+    frames: int | None,
+    fov: float | None,
+    camera_file: Path | None,
+    max_tokens: int | None,
+    say: Callable[[str, str], object],
+) -> dict[str, Any]:
+    """Answer one question about one video and draw the answer.
+
+    Args:
+        video: A video file or a folder of frames.
+        question: In plain words.
+        model: See :func:`~rft3d_cli.models.loader.find_model`.
+        out: Folder of ``answer.json``, the answered frame and the annotated video.
+        task: ``auto``, ``grounding``, ``detection`` or ``text``.
+        frames: Frames to show the model; its own number where None.
+        fov: Horizontal field of view, degrees.
+        camera_file: Camera file.
+        max_tokens: Longest answer.
+        say: Called with a word and a line for people.
+
+    Returns:
+        What ``answer.json`` holds, with ``words``: the answer as lines of text.
+
+    Raises:
+        DataError: Where the video or the camera file cannot be read.
+        SetupError: Where the model is missing.
+    """
+    start = time.monotonic()
+    if not question.strip():
+        raise DataError("the question is empty", 'ask something: "where is the chair"')
+    from rft3d_cli.models.loader import find_model
+
+    folder = find_model(model)
+    defaults = read_defaults(folder)
+    kind = guess_task(question) if task == "auto" else task
+    count = frames or defaults.frames[kind]
+    clip = open_video(video, count, SAMPLER)
+    say("video", f"{video}  {_facts(clip)} -> {len(clip.images)} frames")
+    for remark in clip.notes:
+        say("", remark)
+    camera = read_camera(video, (clip.info.width, clip.info.height), file=camera_file, fov=fov)
+    say("camera", _camera_words(camera, fov))
+    if defaults.note:
+        say("model", f"{model}: {defaults.note}")
+
+    text, model_name = _generate(model, _prompt(kind, question, len(clip.images)), clip, max_tokens or MAX_TOKENS[kind])
+    answer = read_answer(kind, text, len(clip.images), described_object(question).rstrip("."))
+    written, pictures = draw_answer(answer, clip.images, camera.intrinsic, out)
+    if len(answer.boxes):
+        movie = out / "video.mp4"
+        _write_video(movie, video, clip, camera, answer, pictures)
+        written.append(movie)
+    words = _words(answer)
+    result = document(
+        answer,
+        question=question,
+        words=words,
+        video={
+            "path": str(video),
+            "width": clip.info.width,
+            "height": clip.info.height,
+            "frames": clip.indices,
+            "times": clip.times,
+            "sampler": SAMPLER,
+            "damaged": clip.damaged,
+        },
+        camera={"source": camera.source, "intrinsic": camera.intrinsic.tolist(), "fov_assumed": _assumed(camera)},
+        model={"name": model, "path": model_name},
+        files=[str(path) for path in written],
+        seconds=round(time.monotonic() - start, 2),
+    )
+    write_json(out / "answer.json", result)
+    say("wrote", "  ".join(str(path) for path in (*written, out / "answer.json")) + f"   {duration(result['seconds'])}")
+    return result
+
+
+def _facts(clip: Frames) -> str:
+    info = clip.info
+    return f"{info.width}x{info.height}  {info.rate:.3g} fps  {info.duration:.1f} s"
+
+
+def _assumed(camera: Camera) -> float | None:
+    return ASSUMED_FOV if camera.source == "assumed" else None
+
+
+def _camera_words(camera: Camera, fov: float | None) -> str:
+    if camera.source == "file":
+        return "from its camera file" + (", with the camera's path" if camera.poses is not None else "")
+    if camera.source == "fov":
+        return f"field of view {fov:g} degrees, as given"
+    return f"unknown: a field of view of {ASSUMED_FOV:g} degrees is assumed (give yours with --fov)"
+
+
+def _prompt(kind: str, question: str, frames: int) -> str:
+    if kind == "detection":
+        return prompts.detection_prompt(frames)
+    if kind == "grounding":
+        return prompts.grounding_prompt(described_object(question), frames)
+    return prompts.vsibench_prompt(question, None)
+
+
+def _generate(name: str, prompt: str, clip: Frames, max_tokens: int) -> tuple[str, str]:
+    from PIL import Image
+
+    from rft3d_cli.models.inputs import encode_prompt
+    from rft3d_cli.models.loader import load_model
+    from rft3d_cli.models.predict import Decoding, generate
+
+    model, processor = load_model(name)
+    if processor is None:
+        raise SetupError(f"model {name} has no tokenizer files")
+    images = [processor.size(Image.fromarray(image)) for image in clip.images]
+    encoded = encode_prompt(processor, prompt, images)
+    text = generate(model, processor, [encoded], Decoding(max_tokens=max_tokens))[0]
+    return text, str(getattr(model.config, "_name_or_path", name))
+
+
+def _words(answer: Answer) -> list[str]:
+    """The answer as lines of text."""
+    if answer.why:
+        return [f"no box could be read: {answer.why}", *(["the model wrote: " + answer.text] if answer.text else [])]
+    if len(answer.boxes):
+        where = f"frame {answer.frame}"
+        return [f"{label}: {describe_box(box)}, seen from {where}" for label, box in answer.boxes]
+    return [answer.text.strip() or "(no answer)"]
+
+
+def _write_video(
+    path: Path,
+    video: Path,
+    clip: Frames,
+    camera: Camera,
+    answer: Answer,
+    pictures: Sequence[NDArray[np.uint8]],
+) -> None:
+    """The annotated video: boxes in every frame where the camera's path is known, else on the answered frame."""
+    if camera.poses is None or len(camera.poses) > MOST_FRAMES:
+        # Frames as the model saw them, half a second each; the answered one stands longer.
+        shown: list[NDArray[np.uint8]] = []
+        for index, picture in enumerate(pictures):
+            shown += [picture] * (round(2 * HOLD_SECONDS) if index == answer.frame else 1)
+        write_mp4(path, shown, 2)
+        return
+    whole = open_video(video, len(camera.poses), SAMPLER)
+    if max(clip.indices) >= len(camera.poses) or len(whole.images) != len(camera.poses):
+        raise DataError(
+            f"{video} has other frames than its camera file ({len(camera.poses)} poses)",
+            "remove the camera file's poses",
+        )
+    placed = boxes_in_all_frames(answer, camera.poses, camera.poses[clip.indices[answer.frame]])
+    images = [draw_boxes(image, boxes, camera.intrinsic) for image, boxes in zip(whole.images, placed, strict=True)]
+    write_mp4(path, images, clip.info.rate)

@@ -1,0 +1,180 @@
+"""Everything private to TRL and transformers that training touches.
+
+An upgrade of either is work in this file. Each override says which behaviour it corrects; tests/train holds a test for
+each that fails without it.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import trl.trainer.utils
+from accelerate.utils import gather, is_peft_model
+from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from rft3d_cli.records import Record
+from rft3d_cli.rewards.registry import RewardSet, completion_text
+from rft3d_cli.train.advantages import group_advantages, token_weights
+from rft3d_cli.train.data import Examples
+
+__all__ = ["GRPOConfig", "PolicyTrainer", "SFTConfig", "WarmupTrainer"]
+
+# TRL projects only labelled positions through the language head on GPUs, and every position elsewhere, for the sake of
+# accelerators that compile per shape. A CPU compiles nothing; half of tiny's step would go into unused logits.
+_on_accelerator = trl.trainer.utils._use_triton
+trl.trainer.utils._use_triton = lambda device: device.type == "cpu" or _on_accelerator(device)
+
+
+class _Ours:
+    """What both trainers change."""
+
+    model: Any
+    args: Any
+
+    def _send_telemetry(self) -> None:
+        """TRL reports each run to its makers. We report nothing."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL writes a model card into every checkpoint folder. The run folder says more, and once."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Restore the weights of a checkpoint.
+
+        Checkpoints are written with the hub's key names, and transformers loads them back without conversion and with
+        ``strict=False``: every key is missing, a warning is printed, and training goes on from the initial weights
+        (transformers#43701). ``from_pretrained`` knows both sets of names.
+        """
+        model = model if model is not None else self.model
+        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+            return
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict(), strict=True)
+
+    def quiet(self) -> None:
+        """Take out transformers' own progress: a bar, or dictionaries on stdout, which is for results."""
+        for callback in (PrinterCallback, ProgressCallback):
+            self.remove_callback(callback)  # type: ignore[attr-defined]
+
+
+class WarmupTrainer(_Ours, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFT trainer."""
+
+
+class PolicyTrainer(_Ours, GRPOTrainer):  # type: ignore[misc]
+    """TRL's GRPO trainer with our rewards, advantages and prompt path.
+
+    Args:
+        examples: Training records.
+        reward_set: Named rewards and their weights.
+        std_floor: See :func:`~rft3d_cli.train.advantages.group_advantages`.
+        group_loss: Normalise the loss by each group's tokens.
+        **kwargs: TRL's.
+    """
+
+    def __init__(
+        self, *, examples: Examples, reward_set: RewardSet, std_floor: float, group_loss: bool, **kwargs: Any
+    ) -> None:
+        self.examples, self.reward_set = examples, reward_set
+        self.std_floor, self.group_loss = std_floor, group_loss
+        self._totals = torch.empty(0)
+        super().__init__(**kwargs)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any], dict[str, Any]]:
+        """Encode prompts on the path that training and evaluation share, each distinct prompt once.
+
+        TRL's own pass would decode, tile and tokenise a prompt for every completion of its group.
+        """
+        indices = self._indices
+        encoded = [self.examples.prompt(i) for i in indices]
+        fields = {
+            "pixel_values": torch.from_numpy(_concatenate([e.pixel_values for e in encoded])),
+            "image_grid_thw": torch.from_numpy(_concatenate([e.image_grid_thw for e in encoded])),
+            "mm_token_type_ids": [e.mm_token_type_ids.tolist() for e in encoded],
+        }
+        images = [self._frames(i) for i in indices]
+        return [e.input_ids.tolist() for e in encoded], images, fields
+
+    def _frames(self, index: int) -> list[Any]:
+        example = self.examples[index]
+        return example.store.load(example.record)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's rollout, then our advantages and loss weights in place of TRL's."""
+        self._indices = [row["row"] for row in inputs]
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        mode = "train" if self.model.training else "eval"
+        group = self.num_generations if mode == "train" else self.num_generations_eval
+        advantages, std = group_advantages(self._totals, group, scale=self.scale_rewards, std_floor=self.std_floor)
+        here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        output["advantages"] = advantages[here]
+        metrics = self._metrics[mode]
+        metrics["reward"][-1] = torch.nanmean(self._totals).item()
+        metrics["reward_std"][-1] = std.mean().item()
+        metrics["frac_reward_zero_std"][-1] = (std < 1e-8).float().mean().item()
+        metrics["frac_reward_below_floor"].append((std < self.std_floor).float().mean().item())
+        if self.group_loss:
+            # TRL multiplies the completion mask by `tool_mask` and divides the summed loss by `num_items_in_batch`.
+            # With one over a group's tokens as the one and the number of groups as the other, the loss is the mean
+            # over groups of each group's token mean, however the batch is cut into micro-batches.
+            lengths = gather(output["completion_mask"].sum(dim=1))
+            weights = token_weights(lengths, group)[here]
+            output["tool_mask"] = output["completion_mask"] * weights[:, None]
+            output["num_items_in_batch"] = torch.tensor(len(lengths) / group, device=weights.device)
+        return output
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Sequence[Any], completion_ids_list: Any
+    ) -> Tensor:
+        """Score completions by the reward set; parts go to the log, totals to the advantages.
+
+        One pass a completion instead of one a reward function: parsing is shared, and ``gate`` needs all scores of a
+        completion at once.
+        """
+        mode = "train" if self.model.training else "eval"
+        device = self.accelerator.device
+        names = self.reward_func_names
+        matrix = torch.full((len(inputs), len(names)), torch.nan, device=device)
+        totals = torch.full((len(inputs),), torch.nan, device=device)
+        parts: dict[str, list[float]] = {}
+        for row, (source, completion) in enumerate(zip(inputs, completions, strict=True)):
+            record: Record = self.examples[source["row"]].record
+            scores = self.reward_set.score(completion_text(completion), record)
+            for name, score in scores.items():
+                matrix[row, names.index(name)] = score.value
+                for part, value in score.parts.items():
+                    parts.setdefault(f"parts/{name}/{part}", []).append(value)
+            if scores:
+                totals[row] = self.reward_set.total(scores)
+                parts.setdefault(f"reward/{record.task}", []).append(self.reward_set.total(scores))
+        for name, values in parts.items():
+            self._metrics[mode][name].append(sum(values) / len(values))
+        self._totals = gather(totals)
+        return gather(matrix)
+
+
+def _concatenate(arrays: Sequence[Any]) -> Any:
+    import numpy as np
+
+    return np.concatenate(arrays)
+
+
+def reward_placeholders(names: Sequence[str]) -> list[Any]:
+    """What TRL's constructor wants of reward functions: callables with names. ``_calculate_rewards`` does the work."""
+
+    def make(name: str) -> Any:
+        def function(**_: Any) -> list[float | None]:
+            raise AssertionError("PolicyTrainer scores completions itself")
+
+        function.__name__ = name
+        return function
+
+    return [make(name) for name in names]

@@ -1,0 +1,132 @@
+"""Scoring held-out records: during training, and wherever a model is compared with itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rft3d_cli.models.predict import Decoding, answers
+from rft3d_cli.records import Record
+from rft3d_cli.rewards.registry import RewardSet, Score, get
+from rft3d_cli.train.data import Examples
+
+OWN = {"detection": "det_f1", "grounding": "ground_iou", "choice": "accuracy", "number": "mra"}
+"""The reward that is each task's own score: F1 at 0.25, IoU, right or wrong, mean relative accuracy."""
+
+
+class HeldOut:
+    """Held-out records and how they are answered and scored.
+
+    Args:
+        examples: The records.
+        decoding: How answers are decoded.
+        rewards: Also report the training reward, where given.
+    """
+
+    def __init__(self, examples: Examples, decoding: Decoding, rewards: RewardSet | None = None) -> None:
+        self.examples, self.decoding, self.rewards = examples, decoding, rewards
+
+    def answer(self, model: Any) -> list[tuple[Record, str]]:
+        """The model's answers, in the order of the records."""
+        out: list[tuple[Record, str]] = []
+        examples = self.examples
+        start = 0
+        while start < len(examples):
+            # Records of one file share a frame store; files follow one another.
+            store = examples[start].store
+            end = start
+            while end < len(examples) and examples[end].store is store:
+                end += 1
+            records = [examples[i].record for i in range(start, end)]
+            out += answers(model, examples.processor, records, store, self.decoding)
+            start = end
+        return out
+
+    def score(self, model: Any, *, keep: Path | None = None, step: int = 0, limit: int = 0) -> dict[str, float]:
+        """Answer and score all records.
+
+        Args:
+            model: In any mode; left in the same.
+            keep: A JSONL file to which the first ``limit`` answers are appended.
+            step: Written beside them.
+            limit: How many.
+
+        Returns:
+            Metrics in [0, 1]; see :func:`summarise`.
+        """
+        answered = self.answer(model)
+        own = [own_score(record, text) for record, text in answered]
+        if keep is not None and limit:
+            with keep.open("a", encoding="utf-8") as stream:
+                for (record, text), score in list(zip(answered, own, strict=True))[:limit]:
+                    row = {"step": step, "id": record.id, "prediction": text, "score": score.value, "why": score.why}
+                    stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        metrics = summarise([record for record, _ in answered], own)
+        if self.rewards is not None:
+            totals = [self.rewards.total(self.rewards.score(text, record)) for record, text in answered]
+            metrics["reward"] = sum(totals) / len(totals)
+        return metrics
+
+    def loss(self, model: Any, batch: int = 32) -> float:
+        """Mean negative log-likelihood of the answers' tokens, in nats."""
+        import torch
+
+        was_training = model.training
+        model.eval()
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for start in range(0, len(self.examples), batch):
+                rows = range(start, min(start + batch, len(self.examples)))
+                inputs = {k: v.to(model.device) for k, v in self.examples.supervised_batch(rows).items()}
+                labels = inputs.pop("labels")[:, 1:]
+                logits = model(**inputs).logits[:, :-1].float()
+                known = labels != -100
+                total += float(torch.nn.functional.cross_entropy(logits[known], labels[known], reduction="sum"))
+                count += int(known.sum())
+        model.train(was_training)
+        return total / max(1, count)
+
+
+def own_score(record: Record, text: str) -> Score:
+    """A record's own score; 0 for a text record, which has none."""
+    name = OWN.get(record.task)
+    score = get(name)(text, record) if name else None
+    return score if score is not None else Score(0.0)
+
+
+def summarise(records: Sequence[Record], scores: Sequence[Score]) -> dict[str, float]:
+    """Means of records' own scores, in all and by task.
+
+    Returns:
+        ``score`` over all records. Detection: ``precision``, ``recall`` and ``f1``, pooled over boxes. Grounding:
+        ``acc@0.25``, ``acc@0.5`` and ``mean_iou``. Choice and number: ``accuracy`` and ``mra``, and ``overall``, the
+        mean over both. Tasks that do not occur are absent.
+    """
+    by_task: dict[str, list[Score]] = {}
+    for record, score in zip(records, scores, strict=True):
+        by_task.setdefault(record.task, []).append(score)
+    out = {"score": _mean([score.value for score in scores])}
+    if found := by_task.get("detection"):
+        tp, fp, fn = (sum(score.parts[name] for score in found) for name in ("tp", "fp", "fn"))
+        out["precision"] = tp / (tp + fp) if tp + fp else 0.0
+        out["recall"] = tp / (tp + fn) if tp + fn else 0.0
+        out["f1"] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
+    if found := by_task.get("grounding"):
+        iou = [score.value for score in found]
+        out["acc@0.25"] = _mean([float(value >= 0.25) for value in iou])
+        out["acc@0.5"] = _mean([float(value >= 0.5) for value in iou])
+        out["mean_iou"] = _mean(iou)
+    answered = [*by_task.get("choice", []), *by_task.get("number", [])]
+    if found := by_task.get("choice"):
+        out["accuracy"] = _mean([score.value for score in found])
+    if found := by_task.get("number"):
+        out["mra"] = _mean([score.value for score in found])
+    if answered:
+        out["overall"] = _mean([score.value for score in answered])
+    return out
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

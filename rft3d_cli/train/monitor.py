@@ -1,0 +1,188 @@
+"""What watches a run: the metrics file, the lines on the console, signals, and the mark of a complete checkpoint."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from rft3d_cli.console import PROGRESS_SECONDS, duration, jsonable, note, plain_progress
+from rft3d_cli.train.run import Run, mark_complete
+
+SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
+"""Keys of transformers' own last log line; the run's folder and the command say it better."""
+
+
+class MetricsLog(TrainerCallback):  # type: ignore[misc]
+    """Appends every logged step to ``metrics.jsonl``."""
+
+    def __init__(self, run: Run) -> None:
+        self.path = run.metrics
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Write one line."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        row = {"step": state.global_step, **jsonable(logs)}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+
+class ConsoleLog(TrainerCallback):  # type: ignore[misc]
+    """A short table on stderr: a line every twentieth of the run on a terminal, every half minute elsewhere.
+
+    Args:
+        columns: Heading and log key of each column, in order.
+    """
+
+    def __init__(self, columns: tuple[tuple[str, str], ...]) -> None:
+        self.columns = columns
+        self._start = self._shown = time.monotonic()
+        self._first = 0
+        self._rows = 0
+        self._sums: dict[str, list[float]] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._start = self._shown = time.monotonic()
+        self._first = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Gather means since the last line, and print one when it is due."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        for _, key in self.columns:
+            if isinstance(logs.get(key), int | float):
+                self._sums.setdefault(key, []).append(float(logs[key]))
+        now = time.monotonic()
+        if plain_progress():
+            due = now - self._shown >= PROGRESS_SECONDS
+        else:
+            due = state.global_step % max(1, state.max_steps // 20) == 0
+        if not (due or state.global_step == state.max_steps) or not self._sums:
+            return
+        if self._rows % 20 == 0:
+            note("  " + "".join(f"{name:>9}" for name in ("step", *(name for name, _ in self.columns), "left")), "bold")
+        self._rows += 1
+        self._shown = now
+        done = state.global_step - self._first
+        left = (now - self._start) / max(1, done) * (state.max_steps - state.global_step)
+        cells = [f"{state.global_step:>9}", *(self._cell(key) for _, key in self.columns), f"{duration(left):>9}"]
+        note("  " + "".join(cells))
+        self._sums.clear()
+
+    def _cell(self, key: str) -> str:
+        values = self._sums.get(key)
+        if not values:
+            return f"{'–':>9}"
+        mean = sum(values) / len(values)
+        return f"{mean:>9.1e}" if 0 < abs(mean) < 1e-3 else f"{mean:>9.3f}"
+
+
+class CompleteMark(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint complete once transformers has written all of it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Write ``complete.json``."""
+        if state.is_world_process_zero:
+            mark_complete(self.run.checkpoints / f"checkpoint-{state.global_step}")
+
+
+class GracefulStop(TrainerCallback):  # type: ignore[misc]
+    """Turns a first Ctrl-C or SIGTERM into a checkpoint and an orderly end; a second one stops at once.
+
+    Args:
+        period: Optimiser steps a rollout batch lasts; a checkpoint within one would not continue exactly.
+    """
+
+    def __init__(self, period: int) -> None:
+        self.period = period
+        self.signal: int | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Ask for a checkpoint and the end where a signal has come."""
+        if self.signal is not None and state.global_step % self.period == 0:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while the block runs."""
+
+        def handle(number: int, _: Any) -> None:
+            if self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+            note("stopping after this step; once more to stop at once")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class HeldOutLog(TrainerCallback):  # type: ignore[misc]
+    """Scores held-out records every so many steps and at the end, and keeps the best model.
+
+    Args:
+        score: Scores the model as it is; returns metrics.
+        save: Writes the model to a folder.
+        run: The run.
+        every: Steps between two scores; None for the end only.
+        metric: What is best; ``loss`` is best when least, all else when most.
+        keep_best: Whether to keep the best model in ``best/``.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[int], dict[str, float]],
+        save: Callable[[Path], None],
+        run: Run,
+        *,
+        every: int | None,
+        metric: str,
+        keep_best: bool,
+    ) -> None:
+        self.score, self.save, self.run = score, save, run
+        self.every, self.metric, self.keep_best = every, metric, keep_best
+        self._record = run.folder / "best.json"
+        self.last: dict[str, float] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score where it is due."""
+        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            self.run_now(state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score the end."""
+        if state.global_step == state.max_steps:
+            self.run_now(state.global_step)
+
+    def run_now(self, step: int) -> None:
+        """Score, log, and keep the model where it is the best so far."""
+        metrics = self.score(step)
+        self.last = metrics
+        with self.run.metrics.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **{f"eval/{k}": v for k, v in jsonable(metrics).items()}}) + "\n")
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
+        note(f"  held out at step {step}: {shown}")
+        value = metrics.get(self.metric)
+        if not self.keep_best or value is None:
+            return
+        best = json.loads(self._record.read_text()) if self._record.is_file() else None
+        sign = -1.0 if self.metric == "loss" else 1.0
+        if best is None or best["step"] >= step or sign * value > sign * best["value"]:
+            self.save(self.run.folder / "best")
+            self._record.write_text(json.dumps({"step": step, "metric": self.metric, "value": value}) + "\n")

@@ -1,0 +1,212 @@
+"""What SFT and GRPO have in common: from a checked recipe to a finished run folder."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rft3d_cli.console import duration, note
+from rft3d_cli.errors import Rft3dError
+from rft3d_cli.models.defaults import Defaults, read_defaults, trained_defaults
+from rft3d_cli.models.inputs import DEFAULT_FRAMES
+from rft3d_cli.models.loader import FRESH, find_model, no_progress
+from rft3d_cli.models.predict import Decoding
+from rft3d_cli.models.processor import FrameProcessor
+from rft3d_cli.prompts import prompt_hash
+from rft3d_cli.recipe import Recipe
+from rft3d_cli.recipe_schema import Config
+from rft3d_cli.records import FrameList
+from rft3d_cli.train import setup
+from rft3d_cli.train.data import Examples, read_examples
+from rft3d_cli.train.preflight import preflight
+from rft3d_cli.train.run import Run, newest_complete, open_run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a trainer is built from.
+
+    Args:
+        config: The recipe.
+        model: Ready to be trained.
+        processor: The model's.
+        examples: Training records.
+        arguments: Trainer arguments that both stages share.
+        processes: How many processes train together.
+    """
+
+    config: Config
+    model: Any
+    processor: FrameProcessor
+    examples: Examples
+    arguments: dict[str, Any]
+    processes: int
+
+
+class Interrupted(Rft3dError):
+    """A run that was stopped by a signal and can be continued."""
+
+    def __init__(self, message: str, hint: str, number: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + number
+
+
+def run_stage(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool,
+    columns: tuple[tuple[str, str], ...],
+    trainer: Callable[[Stage], Any],
+) -> dict[str, Any]:
+    """Check, train, score held-out records, and write the run folder.
+
+    Args:
+        recipe: The resolved recipe.
+        out: The run's folder.
+        resume: Continue the run there.
+        columns: Of the console's table.
+        trainer: Builds the stage's trainer.
+
+    Returns:
+        The run's summary.
+    """
+    config = recipe.config
+    preflight(recipe).raise_if_any()
+    if setup.is_main_process():
+        run = open_run(recipe, out, resume=resume)
+    else:
+        run = Run(out, newest_complete(out / "checkpoints") if resume else None)
+
+    from rft3d_cli.train.monitor import CompleteMark, ConsoleLog, GracefulStop, MetricsLog
+
+    start = time.monotonic()
+    setup.reuse_memory()
+    model, processor = setup.trainable_model(config)
+    examples = read_examples(config.data.train, processor, config, limit=config.data.limit)
+    stage = Stage(
+        config=config,
+        model=model,
+        processor=processor,
+        examples=examples,
+        arguments=setup.arguments(config, run, low_precision=setup.computes_low(model)),
+        processes=setup.world_size(),
+    )
+    defaults = _defaults(config, examples)
+    if setup.is_main_process():
+        run.update(
+            model=setup.model_document(config.model.name, model),
+            data={"train": setup.data_document(config.data.train), "eval": setup.data_document(config.data.eval)},
+            records=examples.tasks,
+            prompt_hash=prompt_hash([example.record.prompt for example in examples.examples]),
+        )
+    with warnings.catch_warnings():
+        # torch's scheduler and checkpoint code warn about each other's calls; nothing there is ours to mend. The old
+        # name of activation checkpointing is the one that TRL reads.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
+        warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing.*")
+        trained = trainer(stage)
+        trained.quiet()
+        stopper = GracefulStop(config.generation_period_steps)
+
+        def save(folder: Path) -> None:
+            save_model(trained.accelerator.unwrap_model(trained.model), processor, folder, defaults)
+
+        held_out = _held_out(recipe, processor, run, trained, save)
+        for callback in (MetricsLog(run), ConsoleLog(columns), CompleteMark(run), stopper, held_out):
+            if callback is not None:
+                trained.add_callback(callback)
+        with stopper.listening():
+            trained.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+    step = trained.state.global_step
+    if stopper.signal is not None and step < trained.state.max_steps:
+        raise Interrupted(
+            f"stopped at step {step} of {trained.state.max_steps}; checkpoint saved",
+            f"rft3d {config.stage} --recipe {recipe.path} --out {out} --resume",
+            stopper.signal,
+        )
+    summary: dict[str, Any] = {
+        "stage": config.stage,
+        "run": str(out),
+        "steps": step,
+        "seconds": round(time.monotonic() - start, 1),
+        "model": str(out / "final"),
+        "best": str(out / "best") if (out / "best").is_dir() else None,
+        "held_out": held_out.last if held_out is not None else {},
+    }
+    if setup.is_main_process():
+        save(out / "final")
+        run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
+        note(f"  {step:,} steps in {duration(summary['seconds'])}; model in {out / 'final'}")
+    return summary
+
+
+def _held_out(recipe: Recipe, processor: FrameProcessor, run: Run, trained: Any, save: Callable[[Path], None]) -> Any:
+    """The callback that scores held-out records, or None where the recipe names none."""
+    from rft3d_cli.rewards.registry import RewardSet
+    from rft3d_cli.train.heldout import HeldOut
+    from rft3d_cli.train.monitor import HeldOutLog
+
+    config = recipe.config
+    if not config.data.eval or not setup.is_main_process():
+        return None
+    examples = read_examples(config.data.eval, processor, config, limit=config.eval.limit)
+    decoding = Decoding(
+        max_tokens=config.rollout.max_tokens,
+        sample=config.eval.sample,
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        seed=config.train.seed,
+    )
+    rewards = RewardSet(config.rewards, config.reward_options.model_dump()) if config.rewards else None
+    scorer = HeldOut(examples, decoding, rewards)
+
+    def score(step: int) -> dict[str, float]:
+        model = trained.accelerator.unwrap_model(trained.model)
+        with trained.accelerator.autocast():
+            metrics = scorer.score(
+                model, keep=run.folder / "completions.jsonl", step=step, limit=config.log.completions
+            )
+            if config.eval.metric == "loss" or config.stage == "sft":
+                metrics["loss"] = scorer.loss(model)
+        return metrics
+
+    return HeldOutLog(
+        score, save, run, every=config.eval.every, metric=config.eval.metric, keep_best=config.eval.keep_best
+    )
+
+
+def _defaults(config: Config, examples: Examples) -> Defaults:
+    """What the trained model's directory will say of its training: frames by task, and data sets."""
+    frames: dict[str, Counter[int]] = {}
+    datasets: Counter[str] = Counter()
+    for example in examples.examples:
+        video = example.record.video
+        shown = len(video.frames) if isinstance(video, FrameList) else (config.video.frames or video.frames)
+        frames.setdefault(example.record.task, Counter())[shown or DEFAULT_FRAMES] += 1
+        if example.record.meta.dataset:
+            datasets[example.record.meta.dataset] += 1
+    base = config.model.name
+    return trained_defaults(frames, datasets, read_defaults(None if base in FRESH else find_model(base)))
+
+
+def save_model(model: Any, processor: FrameProcessor, folder: Path, defaults: Defaults) -> None:
+    """Write a model directory beside its place, then rename: a reader sees the old one or the new one."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with no_progress():
+        model.save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    defaults.write(temporary)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,426 @@
+"""Video: frames in, from clips and folders of images, and clips out.
+
+Every command reads video through here, so training, evaluation and inference see the same pixels. Frames are chosen
+by a named sampler and decoded exactly (:mod:`rft3d_cli._video_plan`), also where the rate varies or the file is cut by
+an edit list. Nothing here limits time: a file from a stranger is best opened first in a child process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rft3d_cli import _video_plan as plan
+from rft3d_cli.errors import DataError, SetupError, UsageError
+from rft3d_cli.files import atomic_path
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+Image = npt.NDArray[np.uint8]
+
+SAMPLERS = ("linspace-floor", "linspace-round", "chunk-center", "fps")
+"""Names of the samplers; the first is the default."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """What a clip is.
+
+    Args:
+        width: Pixels, as shown (after rotation).
+        height: Pixels, as shown (after rotation).
+        frames: Number of frames, counted and not believed.
+        duration: Seconds from the first frame to the end of the last.
+        rate: Frames a second on average; 0 where the clip has no duration.
+        codec: Name of the codec; "images" for a folder.
+        rotation: Degrees anticlockwise that are applied when frames are read: 0, 90, 180 or 270.
+        damaged: Whether something of the file could not be read.
+    """
+
+    width: int
+    height: int
+    frames: int
+    duration: float
+    rate: float
+    codec: str
+    rotation: int = 0
+    damaged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Frames of a clip.
+
+    Args:
+        images: Arrays of shape (H, W, 3), RGB, uint8. A frame that was chosen twice is the same array twice.
+        indices: Frame number of each, from 0, in display order.
+        times: Seconds of each, as in the file; some clips do not start at 0.
+        info: The clip.
+        damaged: Whether damage was met on the way; parts that were not needed are not looked at.
+        notes: What a record of the run should say about these frames.
+    """
+
+    images: list[Image]
+    indices: list[int]
+    times: list[float]
+    info: VideoInfo
+    damaged: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def sample_indices(
+    count: int, frames: int, sampler: str, *, times: Sequence[float] | None = None, fps: float | None = None
+) -> list[int]:
+    """Choose frames of a clip.
+
+    ``linspace-floor`` spreads the frames from the first to the last and rounds down, as thinking-in-space and lmms-eval
+    do; ``linspace-round`` rounds to the nearest, half to even, as qwen-vl-utils does; ``chunk-center`` takes the middle
+    of equal parts. ``fps`` takes the frame nearest to each tick of a clock that starts with the first frame, and where
+    that gives more than ``frames``, thins the ticks out by ``linspace-floor``.
+
+    A clip with fewer frames than asked repeats some, as decord readers do, so that the number of frames that a model
+    sees does not depend on the clip. Only ``fps`` may return fewer than asked.
+
+    Args:
+        count: Frames of the clip, at least 1.
+        frames: Frames to take, at least 1; for ``fps`` the most to take.
+        sampler: One of :data:`SAMPLERS`.
+        times: Seconds of each frame, ascending; needed by ``fps``.
+        fps: Frames a second for ``fps``; 1 by default.
+
+    Returns:
+        Frame numbers, ascending.
+
+    Raises:
+        UsageError: For an unknown sampler, or numbers that make no sense.
+        ValueError: For an empty clip, or times that do not fit it.
+
+    >>> sample_indices(10, 4, "linspace-floor"), sample_indices(10, 4, "chunk-center")
+    ([0, 3, 6, 9], [1, 3, 6, 8])
+    >>> sample_indices(3, 8, "linspace-floor")
+    [0, 0, 0, 0, 1, 1, 1, 2]
+    """
+    _check_request(frames, sampler, fps)
+    if count < 1:
+        raise ValueError("a clip without frames")
+    if sampler == "fps":
+        if times is None or len(times) != count:
+            raise ValueError("the sampler fps needs the time of each frame")
+        return _on_the_clock(np.asarray(times, dtype=np.float64), frames, 1.0 if fps is None else fps)
+    if sampler == "chunk-center":
+        return [(2 * part + 1) * count // (2 * frames) for part in range(frames)]
+    # By numpy and not by whole numbers: its last bits decide which frames the reference harnesses see.
+    spread = np.linspace(0, count - 1, frames)
+    if sampler == "linspace-round":
+        spread = np.round(spread)
+    return [int(index) for index in spread]
+
+
+def _check_request(frames: int, sampler: str, fps: float | None) -> None:
+    if sampler not in SAMPLERS:
+        near = get_close_matches(sampler, SAMPLERS, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(SAMPLERS)}"
+        raise UsageError(f"unknown frame sampler {sampler!r}", hint)
+    if frames < 1:
+        raise UsageError(f"{frames} frames asked of a clip; at least 1 is needed")
+    if fps is not None and not (math.isfinite(fps) and fps > 0):
+        raise UsageError(f"{fps} frames a second is not a rate")
+
+
+def _on_the_clock(times: npt.NDArray[np.float64], frames: int, fps: float) -> list[int]:
+    # A millisecond of slack: Matroska rounds its times to that.
+    ticks = math.floor((times[-1] - times[0] + 1e-3) * fps) + 1
+    chosen = range(ticks) if ticks <= frames else sample_indices(ticks, frames, SAMPLERS[0])
+    marks = times[0] + np.asarray(chosen, dtype=np.float64) / fps
+    after = np.clip(np.searchsorted(times, marks), 1, len(times) - 1) if len(times) > 1 else np.zeros(len(marks), int)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(times[after] - marks < marks - times[before], after, before)
+    return [int(index) for index in nearest]
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Describe a clip without reading more of it than needed.
+
+    Raises:
+        DataError: Where the file is missing, no video, or damaged beyond its first frame.
+    """
+    path = _clip_path(path)
+    timeline = plan.read_timeline(path)
+    faults = plan.Faults()
+    for _, frame, _ in plan.decode_frames(path, timeline, [0], 1, faults):
+        return _info(path, timeline, frame, damaged=bool(faults))
+    raise DataError(f"{path} is damaged: its first frame could not be decoded")
+
+
+def read_frames(
+    path: str | Path,
+    frames: int,
+    sampler: str = SAMPLERS[0],
+    *,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    threads: int = 1,
+) -> Frames:
+    """Read frames of a video file.
+
+    A frame that damage has destroyed is replaced by the nearest one before it that can be decoded; ``notes`` says so.
+    Frames of a clip that changes its size on the way are brought to the first one's.
+
+    Args:
+        path: The video.
+        frames: How many frames, see :func:`sample_indices`.
+        sampler: One of :data:`SAMPLERS`.
+        size: Width and height of the images, as shown; scaled by bicubic interpolation straight from the coded
+            colours. The clip's own by default.
+        fps: Frames a second for the sampler ``fps``.
+        threads: Decoding threads. One is best where several clips are read at once.
+
+    Raises:
+        UsageError: For an unknown sampler or a request that makes no sense.
+        DataError: Where the file is missing, empty, no video, without frames, or too large.
+    """
+    _check_request(frames, sampler, fps)
+    if threads < 1:
+        raise UsageError(f"{threads} decoding threads; at least 1 is needed")
+    if size is not None and not (min(size) >= 1 and max(size) <= plan.MAX_SIDE):
+        raise UsageError(f"a picture of {size[0]} × {size[1]} pixels cannot be made")
+    path = _clip_path(path)
+    timeline = plan.read_timeline(path, threads)
+    indices = sample_indices(len(timeline.times), frames, sampler, times=timeline.times, fps=fps)
+    notes = list(timeline.notes)
+    if frames > len(timeline.times) and len(indices) > len(set(indices)):
+        notes.append(f"{frames} frames asked of a clip of {len(timeline.times)}: some are repeated")
+
+    faults = plan.Faults()
+    images: dict[int, Image] = {}
+    info: VideoInfo | None = None
+    lost: list[int] = []
+    for number, frame, exact in plan.decode_frames(path, timeline, sorted(set(indices)), threads, faults):
+        info = info or _info(path, timeline, frame)
+        images[number] = _to_rgb(frame, size or (info.width, info.height))
+        if not exact:
+            lost.append(number)
+    if info is None:
+        raise DataError(f"{path} is damaged: none of its frames could be decoded")
+    notes += [note for note in faults.notes() if note not in notes]
+    for number in set(indices) - images.keys():
+        lost.append(number)
+        images[number] = images[min((abs(other - number), other) for other in images)[1]]
+    if lost:
+        notes.append(f"lost, with the nearest in their place: frames {', '.join(map(str, sorted(lost)))}")
+    damaged = timeline.damaged or bool(faults or lost)
+    return Frames(
+        images=[images[number] for number in indices],
+        indices=indices,
+        times=[timeline.times[number] for number in indices],
+        info=replace(info, damaged=damaged),
+        damaged=damaged,
+        notes=notes,
+    )
+
+
+def _clip_path(path: str | Path) -> Path:
+    path = Path(path)
+    status = _status(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError(f"{path} is a folder, not a video")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{path} is not an ordinary file")
+    if status.st_size == 0:
+        raise DataError(f"{path} is empty", "copy or download it again")
+    return path
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+
+
+def _turns(frame: VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
+
+
+def _info(path: Path, timeline: plan.Timeline, frame: VideoFrame, *, damaged: bool = False) -> VideoInfo:
+    turns = _turns(frame)
+    plan.check_size(path, frame.width, frame.height)
+    count = len(timeline.times)
+    return VideoInfo(
+        width=frame.height if turns % 2 else frame.width,
+        height=frame.width if turns % 2 else frame.height,
+        frames=count,
+        duration=timeline.duration,
+        rate=count / timeline.duration if timeline.duration > 0 else 0.0,
+        codec=timeline.codec,
+        rotation=90 * turns,
+        damaged=damaged or timeline.damaged,
+    )
+
+
+def _to_rgb(frame: VideoFrame, size: tuple[int, int]) -> Image:
+    from av.video.reformatter import Interpolation
+
+    turns = _turns(frame)
+    width, height = size[::-1] if turns % 2 else size
+    rgb: Any = frame.reformat(width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1).to_ndarray()
+    return np.ascontiguousarray(np.rot90(rgb, turns))
+
+
+def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fps: float | None = None) -> Frames:
+    """Read frames of a folder of images, taken as a clip of one frame a second.
+
+    Images (jpg, png) are ordered by name, numbers in names by value: ``2.jpg`` comes before ``10.jpg``. Names that
+    start with a dot are left out. An orientation stored in the file is applied. Each image keeps its own size.
+
+    Raises:
+        UsageError: For an unknown sampler or a request that makes no sense.
+        DataError: Where the folder is missing or without images, or an image cannot be read.
+    """
+    _check_request(frames, sampler, fps)
+    path = Path(path)
+    if not stat.S_ISDIR(_status(path).st_mode):
+        raise DataError(f"{path} is not a folder")
+    try:
+        listed = list(path.iterdir())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    files = [file for file in listed if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
+    if not files:
+        raise DataError(f"{path} holds no images", "frames are read from .jpg, .jpeg and .png files")
+    files.sort(key=_by_number)
+    indices = sample_indices(len(files), frames, sampler, times=range(len(files)), fps=fps)
+    images = {number: _read_image(files[number]) for number in sorted(set(indices))}
+    height, width, _ = images[indices[0]].shape
+    repeated = frames > len(files) and len(indices) > len(set(indices))
+    return Frames(
+        images=[images[number] for number in indices],
+        indices=indices,
+        times=[float(number) for number in indices],
+        info=VideoInfo(width, height, len(files), float(len(files)), 1.0, "images"),
+        notes=[f"{frames} frames asked of a clip of {len(files)}: some are repeated"] if repeated else [],
+    )
+
+
+def _by_number(file: Path) -> tuple[list[tuple[int, str]], str]:
+    parts = re.findall(r"[0-9]+|[^0-9]+", file.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
+
+
+def _read_image(file: Path) -> Image:
+    from PIL import Image as Pillow
+    from PIL import ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own warning about large images: the check below says it better.
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+            image = Pillow.open(file, formats=("JPEG", "PNG"))
+        with image:
+            plan.check_size(file, *image.size)
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Pillow.DecompressionBombError:
+        raise DataError(f"{file} has more than {plan.MAX_PIXELS} pixels", "scale it down first") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = "permission denied" if isinstance(error, PermissionError) else "it is damaged or of another kind"
+        raise DataError(f"{file} cannot be read as an image: {reason}") from None
+
+
+def open_video(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fps: float | None = None) -> Frames:
+    """Read frames of a video file or of a folder of images; see :func:`read_frames` and :func:`read_folder`."""
+    read = read_folder if stat.S_ISDIR(_status(Path(path)).st_mode) else read_frames
+    return read(path, frames, sampler, fps=fps)
+
+
+def write_mp4(path: str | Path, images: Iterable[Image], fps: float, *, crf: int = 20) -> None:
+    """Write images as an mp4 that browsers play: H.264, yuv420p, BT.709 colours, index in front.
+
+    The file appears whole or not at all, and the same images give the same bytes with the same PyAV. Odd sizes grow
+    by one pixel, a copy of the edge, since yuv420p needs even ones.
+
+    Args:
+        path: The file to write.
+        images: At least one array of shape (H, W, 3), RGB, uint8, all of one size.
+        fps: Frames a second.
+        crf: Quality from 0 (lossless but for the colour conversion) to 51 (worst).
+
+    Raises:
+        UsageError: For a rate or quality out of range.
+        DataError: For no images, images of several sizes or too large, or a folder that cannot be written.
+        SetupError: Where this PyAV has no H.264 encoder.
+    """
+    import av
+
+    path = Path(path)
+    rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
+    if not 0 < rate <= 1000:
+        raise UsageError(f"{fps} frames a second is not a rate that can be written")
+    if not 0 <= crf <= 51:
+        raise UsageError(f"crf {crf} is not between 0 and 51")
+    if "libx264" not in av.codecs_available:
+        raise SetupError("this PyAV has no H.264 encoder", "pip install --force-reinstall --only-binary :all: av")
+    stream_of = iter(images)
+    first = next(stream_of, None)
+    if first is None:
+        raise DataError(f"{path}: a clip needs at least one image")
+    with atomic_path(path) as temporary:
+        _encode(temporary, path, first, chain([first], stream_of), rate, crf)
+
+
+def _encode(temporary: Path, path: Path, first: Image, images: Iterable[Image], rate: Fraction, crf: int) -> None:
+    import av
+    from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
+
+    av.logging.set_level(None)
+    _check_image(path, 0, first, first.shape)
+    height, width, _ = first.shape
+    plan.check_size(path, width, height)
+    # The temporary name has no suffix that would tell the container.
+    options = {"movflags": "faststart", "fflags": "+bitexact"}
+    with av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=options) as container:
+        # The macroblock tree of x264 (core 165, AVX-512) gives other bytes from run to run, even on one thread.
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "mbtree": "0"})
+        stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+        context = stream.codec_context
+        context.thread_count = 1
+        context.colorspace = Colorspace.ITU709.value
+        context.color_range = ColorRange.MPEG.value
+        context.color_primaries = ColorPrimaries.BT709.value
+        context.color_trc = ColorTrc.BT709.value
+        for number, image in enumerate(images):
+            _check_image(path, number, image, first.shape)
+            even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=Colorspace.ITU709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BICUBIC,
+                threads=1,
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _check_image(path: Path, number: int, image: Image, shape: tuple[int, ...]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
+        raise DataError(f"{path}: image {number} is {image.dtype} of shape {image.shape}, not uint8 (H, W, 3)")
+    if image.shape != shape:
+        raise DataError(f"{path}: image {number} has the shape {image.shape}, the first one {shape}")
