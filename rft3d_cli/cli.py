@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 # Torch reads these when it is first imported. Two threads that spin while another process wants the core turn steps
 # of 0.4 s into 7.6 s; waiting passively costs nothing.
@@ -22,16 +22,13 @@ from rft3d_cli import __version__
 from rft3d_cli.commands import demo, evaluate, grpo, infer, models, prepare, recipes, sft
 from rft3d_cli.errors import Rft3dError
 
-if TYPE_CHECKING:
-    from typer import Context
-
 ORDER = ("prepare", "sft", "grpo", "recipes", "models", "evaluate", "infer", "demo")
 
 
 class _Ordered(TyperGroup):
     """Commands in the order of the work, not in the order of registration."""
 
-    def list_commands(self, ctx: Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
 

@@ -63,7 +63,7 @@ class Lora(Section):
 class Model(Section):
     """The model and which parts of it are trained."""
 
-    name: Text = Field(description="A model's folder, its name on the hub, tiny-random or tiny-sft.")
+    name: Text = Field(description="A shipped model (rft3d models list), a folder, a run, or a name on the hub.")
     geometry: Literal["none", "vggt", "tiny"] = Field("none", description="Geometry encoder beside the vision tower.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of the weights; auto is bfloat16 on a GPU and float32 elsewhere."
@@ -121,6 +121,9 @@ class RewardOptions(Section):
 
     format: Literal["add", "gate"] = Field(
         "add", description="add counts the format reward as one more term; gate multiplies the sum of the others by it."
+    )
+    answer_style: Literal["think", "direct"] = Field(
+        "think", description="What the format reward asks of choices and numbers: think and answer tags, or the answer."
     )
     iou_threshold: Share = Field(0.25, description="A box counts as found above this IoU (det_f1).")
     det_iou_matching: Literal["one_to_one", "best"] = Field(

@@ -421,4 +421,6 @@ def missing_media(source: RecordFile) -> DataError | None:
     if not missing:
         return None
     hint = "name the folder of the media (--media-root DIR, or data.media_root=DIR), or run rft3d prepare again"
-    return DataError(f"{source.path}: {len(missing):,} of {len(seen):,} media files are missing, first {missing[0]}", hint)
+    return DataError(
+        f"{source.path}: {len(missing):,} of {len(seen):,} media files are missing, first {missing[0]}", hint
+    )

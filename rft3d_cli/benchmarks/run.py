@@ -129,7 +129,11 @@ def evaluate(
     key = HEADLINE[benchmark][other]
     document = {
         **result.document,
-        "other_scorer": {"scorer": other, key: lookup(second.document, key), "unreadable": second.document["unreadable"]},
+        "other_scorer": {
+            "scorer": other,
+            key: lookup(second.document, key),
+            "unreadable": second.document["unreadable"],
+        },
         "data": {"file": str(source.path), "sha256": sha256(source.path), "records": len(records)},
         "prompt_hash": prompt_hash([record.prompt for record in records]),
         **about,
@@ -186,7 +190,9 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
     try:
         least = float(text)
     except ValueError:
-        raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", "for example --fail-under micro.f1=40") from None
+        raise UsageError(
+            f"--fail-under {wanted!r} is not METRIC=VALUE", "for example --fail-under micro.f1=40"
+        ) from None
     known = {key: value for key, value in _numbers(document) if not key.startswith("intervals.")}
     matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(matches) != 1:

@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from rft3d_cli.benchmarks.result import Result
+    from rft3d_cli.benchmarks.run import Asked
     from rft3d_cli.records import RecordFile
 
 app = typer.Typer(
@@ -21,7 +22,8 @@ app = typer.Typer(
 
 Data = Annotated[Path, typer.Option("--data", "-d", metavar="FILE", help="Records (rft3d prepare writes them).")]
 VsiData = Annotated[
-    Path, typer.Option("--data", "-d", metavar="FILE", help="Records, or VSI-Bench's test.jsonl or parquet as published.")
+    Path,
+    typer.Option("--data", "-d", metavar="FILE", help="Records, or VSI-Bench's test.jsonl or parquet as published."),
 ]
 Predictions = Annotated[
     Path | None,
@@ -40,10 +42,11 @@ Style = Annotated[
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False,
-                              help="Folder of predictions.jsonl and result.json; by default eval/BENCHMARK with a model."),
+                              help="Folder of predictions and result; by default eval/BENCHMARK with a model."),
 ]  # fmt: skip
 Details = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Also write one line a record: its score and why.", show_default=False)
+    Path | None,
+    typer.Option(metavar="FILE", help="Also write one line a record: its score and why.", show_default=False),
 ]
 MediaRoot = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of the media; by default the data's own.", show_default=False)
@@ -156,7 +159,7 @@ def _asked(
     sample: bool,
     seed: int,
     batch: int,
-) -> object:
+) -> Asked:
     from rft3d_cli.benchmarks.run import TASKS, Asked
     from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
     from rft3d_cli.models.loader import find_model

@@ -75,5 +75,5 @@ def segment_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, scale
 def _batch(q: Tensor, k: Tensor, v: Tensor, length: int, scale: float) -> Tensor:
     """Attention of equal segments that follow one another."""
     shape = (-1, length, *q.shape[1:])
-    heads_first = (x.reshape(shape).transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(*heads_first, scale=scale).transpose(1, 2).reshape(q.shape)
+    q_, k_, v_ = (x.reshape(shape).transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q_, k_, v_, scale=scale).transpose(1, 2).reshape(q.shape)

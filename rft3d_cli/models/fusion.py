@@ -75,10 +75,10 @@ class FusedConfig(Qwen2_5_VLConfig):  # type: ignore[misc]
 
     model_type = "rft3d_fused_qwen2_5_vl"
     # TRL copies this attribute when it loads the reference model; without it a custom configuration raises there.
-    auto_map = {}  # noqa: RUF012 - an annotation would make it a field
+    auto_map = {}  # type: ignore[var-annotated]  # noqa: RUF012 - an annotation would make it a field
 
     geometry_encoder_type: str = "tiny"
-    geometry_encoder_config: dict | None = None
+    geometry_encoder_config: dict[str, Any] | None = None
     geometry_merger_hidden_dim: int = 192
 
     @classmethod
@@ -123,7 +123,7 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
         super().__init__(config)
         self.geometry_encoder = build_encoder(config.geometry_encoder_type, config.geometry_encoder_config or {})
         self.geometry_merger = GeometryMerger(
-            self.geometry_encoder.output_dim,
+            int(self.geometry_encoder.output_dim),  # type: ignore[arg-type]
             config.geometry_merger_hidden_dim,
             config.text_config.hidden_size,
             config.vision_config.spatial_merge_size,
@@ -159,6 +159,8 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
         outputs = super().get_image_features(pixel_values, image_grid_thw, **kwargs)
         frames = list(outputs.pooler_output)
         if geometry_images is None:
+            if image_grid_thw is None:
+                raise ValueError("frames cannot be told apart without image_grid_thw")
             images = self.frames_from_patches(pixel_values, image_grid_thw)
             counts = list(frames_per_sample) if frames_per_sample is not None else [len(images)]
             clips = [images[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -226,7 +226,7 @@ def add_lora(model: Any, lora: Lora, *, base: str, seed: int) -> Any:
     return adapted
 
 
-def freeze(model: Any, parts: list[str]) -> None:
+def freeze(model: Any, parts: Sequence[str]) -> None:
     """Switch off the gradients of the named parts: ``vision``, ``vision_merger``, ``geometry`` (the encoder).
 
     Parts that the model does not have are passed over: one list fits plain and fused models.

@@ -92,8 +92,8 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        image_processor: Qwen2VLImageProcessorPil | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        image_processor: Qwen2VLImageProcessorPil,
+        tokenizer: PreTrainedTokenizerBase,
         chat_template: str | None = None,
         frame_width: int | None = None,
         **kwargs: Any,
@@ -138,7 +138,7 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         """Tokens that a frame of ``width`` × ``height`` pixels becomes."""
         patch, merge = self.image_processor.patch_size, self.image_processor.merge_size
         _, (cut_width, cut_height) = frame_size(width, height, self.frame_width, patch, merge)
-        return cut_width * cut_height // (patch * merge) ** 2
+        return int(cut_width * cut_height // (patch * merge) ** 2)
 
     @property
     def model_input_names(self) -> list[str]:

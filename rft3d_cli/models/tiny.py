@@ -70,11 +70,11 @@ PHRASES: tuple[str, ...] = (
 
 _WORDS = """
 a above all and any apart appear are away back back-left back-right be behind beside by centimeters chair(s) clip
-closest degrees direction distance do does each every facing far find first floor for forward from front-left front-right
-furniture go have how i in is it its kinds large largest least left length long longest look me measured meters missing
-more near next number object objects of on one only or order please point points reach robot room route show side sides
-size square stand standing stands start starts than that the there these they this to toward turn turns video walls what
-where which wide with you A All An And Find From How I In It Its Of Of Show That The This What Where Which
+closest degrees direction distance do does each every facing far find first floor for forward from front-left
+front-right furniture go have how i in is it its kinds large largest least left length long longest look me measured
+meters missing more near next number object objects of on one only or order please point points reach robot room route show side
+sides size square stand standing stands start starts than that the there these they this to toward turn turns video walls
+what where which wide with you A All An And Find From How I In It Its Of Of Show That The This What Where Which
 """
 
 
@@ -144,7 +144,9 @@ def build_config(tokenizer: Any) -> Any:
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
             "max_position_embeddings": 4096,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 4, 4]},
+            # Frames are 4 × 3 tokens. With Qwen's base of a million the axes of rows and columns would turn by less
+            # than a degree from one end to the other, and the model could not tell left from right.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 5, 5]},
             "initializer_range": 0.06,
             "bos_token_id": None,
             "eos_token_id": token[END_OF_TURN],
@@ -162,6 +164,7 @@ def build_config(tokenizer: Any) -> Any:
             "window_size": 64,
             "fullatt_block_indexes": [0, 1],
             "out_hidden_size": 96,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 10.0},
             "initializer_range": 0.06,
         },
         image_token_id=token["<|image_pad|>"],

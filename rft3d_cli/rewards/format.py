@@ -10,19 +10,20 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 @reward("format")
-def format_reward(text: str, record: Record) -> Score | None:
+def format_reward(text: str, record: Record, *, answer_style: str = "think") -> Score | None:
     """1 where the answer has its task's structure and parses, else 0.
 
     Detection: a list that ends, every object of it with a label and nine finite numbers, sizes above zero.
     Grounding: one object with a frame and such a box. A think block may come first; it is not required, as in the
     3D-RFT paper, whose perception models were trained without chains of thought. Choice and number:
-    ``<think>…</think><answer>…</answer>`` and nothing else, with an answer that reads.
+    ``<think>…</think><answer>…</answer>`` and nothing else, with an answer that reads; with ``answer_style="direct"``
+    the answer alone, for prompts that ask for it so.
     """
-    problem = _problem(text, record)
+    problem = _problem(text, record, answer_style)
     return None if problem is None else Score(float(not problem), {}, problem)
 
 
-def _problem(text: str, record: Record) -> str | None:
+def _problem(text: str, record: Record, answer_style: str) -> str | None:
     """What is wrong with the form, empty where nothing is, None where the task has no form."""
     if isinstance(record.target, DetectionTarget):
         boxes = read_boxes(text)
@@ -35,10 +36,14 @@ def _problem(text: str, record: Record) -> str | None:
         grounding = read_grounding(text)
         return grounding.why or ("the text is cut off" if grounding.truncated else "")
     if isinstance(record.target, ChoiceTarget):
-        return think_answer_problem(text) or read_choice(text, record.target.options).why
+        return _style_problem(text, answer_style) or read_choice(text, record.target.options).why
     if isinstance(record.target, NumberTarget):
-        return think_answer_problem(text) or read_number(text).why
+        return _style_problem(text, answer_style) or read_number(text).why
     return None
+
+
+def _style_problem(text: str, answer_style: str) -> str:
+    return think_answer_problem(text) if answer_style == "think" else ""
 
 
 def think_answer_problem(text: str) -> str:

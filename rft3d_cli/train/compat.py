@@ -38,6 +38,8 @@ class _Ours:
 
     model: Any
     args: Any
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
 
     def _send_telemetry(self) -> None:
         """TRL reports each run to its makers. We report nothing."""
@@ -53,7 +55,7 @@ class _Ours:
         (transformers#43701). ``from_pretrained`` knows both sets of names.
         """
         model = model if model is not None else self.model
-        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:  # type: ignore[attr-defined]
+        if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)

@@ -19,7 +19,7 @@ SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second"
 """Keys of transformers' own last log line; the run's folder and the command say it better."""
 
 
-class MetricsLog(TrainerCallback):  # type: ignore[misc]
+class MetricsLog(TrainerCallback):
     """Appends every logged step to ``metrics.jsonl``."""
 
     def __init__(self, run: Run) -> None:
@@ -34,7 +34,7 @@ class MetricsLog(TrainerCallback):  # type: ignore[misc]
             stream.write(json.dumps(row) + "\n")
 
 
-class ConsoleLog(TrainerCallback):  # type: ignore[misc]
+class ConsoleLog(TrainerCallback):
     """A short table on stderr: a line every twentieth of the run on a terminal, every half minute elsewhere.
 
     Args:
@@ -85,7 +85,7 @@ class ConsoleLog(TrainerCallback):  # type: ignore[misc]
         return f"{mean:>9.1e}" if 0 < abs(mean) < 1e-3 else f"{mean:>9.3f}"
 
 
-class CompleteMark(TrainerCallback):  # type: ignore[misc]
+class CompleteMark(TrainerCallback):
     """Marks a checkpoint complete once transformers has written all of it."""
 
     def __init__(self, run: Run) -> None:
@@ -97,7 +97,7 @@ class CompleteMark(TrainerCallback):  # type: ignore[misc]
             mark_complete(self.run.checkpoints / f"checkpoint-{state.global_step}")
 
 
-class GracefulStop(TrainerCallback):  # type: ignore[misc]
+class GracefulStop(TrainerCallback):
     """Turns a first Ctrl-C or SIGTERM into a checkpoint and an orderly end; a second one stops at once.
 
     Args:
@@ -133,7 +133,7 @@ class GracefulStop(TrainerCallback):  # type: ignore[misc]
                 signal.signal(number, handler)
 
 
-class HeldOutLog(TrainerCallback):  # type: ignore[misc]
+class HeldOutLog(TrainerCallback):
     """Scores held-out records every so many steps and at the end, and keeps the best model.
 
     Args:

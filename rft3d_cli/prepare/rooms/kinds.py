@@ -105,7 +105,7 @@ def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size
             break
         at = (float(rng.uniform(0.4, size[0] - 0.4)), float(rng.uniform(0.4, size[1] - 0.4)))
         label = UNSEEN_CLASSES[int(rng.integers(len(UNSEEN_CLASSES)))]
-        item = make_item(rng, label, at, float(rng.uniform(-np.pi, np.pi)))
+        item = make_item(rng, label, at, _along_walls(rng))
         far = np.linalg.norm(item.box[:2] - eye[:2]) > 1.0
         if (
             far
@@ -146,7 +146,12 @@ def _in_view(rng: Rng, eye: Floats, side: float) -> Item:
     across = side * float(rng.uniform(-0.1, 0.5)) * distance
     label = VISIBLE_CLASSES[int(rng.integers(len(VISIBLE_CLASSES)))]
     at = (float(eye[0]) + across, float(eye[1]) + distance)
-    return make_item(rng, label, at, float(rng.uniform(-np.pi, np.pi)))
+    return make_item(rng, label, at, _along_walls(rng))
+
+
+def _along_walls(rng: Rng) -> float:
+    """A turn that leaves a piece nearly parallel to the walls, as most furniture stands."""
+    return int(rng.integers(4)) * np.pi / 2 + float(rng.uniform(-np.pi / 15, np.pi / 15))
 
 
 def _inside(item: Item, views: list[Floats], intrinsic: Floats, image_size: tuple[int, int]) -> bool:
