@@ -72,9 +72,10 @@ _WORDS = """
 a above all and any apart appear are away back back-left back-right be behind beside by centimeters chair(s) clip
 closest degrees direction distance do does each every facing far find first floor for forward from front-left
 front-right furniture go have how i in is it its kinds large largest least left length long longest look me measured
-meters missing more near next number object objects of on one only or order please point points reach robot room route show side
-sides size square stand standing stands start starts than that the there these they this to toward turn turns video walls
-what where which wide with you A All An And Find From How I In It Its Of Of Show That The This What Where Which
+meters missing more near next number object objects of on one only or order please point points reach robot room route
+show side sides size square stand standing stands start starts than that the there these they this to toward turn
+turns video walls what where which wide with you A All An And Find From How I In It Its Of Show That The This What
+Where Which
 """
 
 

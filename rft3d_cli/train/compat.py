@@ -67,11 +67,11 @@ class _Ours:
             self.remove_callback(callback)  # type: ignore[attr-defined]
 
 
-class WarmupTrainer(_Ours, SFTTrainer):  # type: ignore[misc]
+class WarmupTrainer(_Ours, SFTTrainer):
     """TRL's SFT trainer."""
 
 
-class PolicyTrainer(_Ours, GRPOTrainer):  # type: ignore[misc]
+class PolicyTrainer(_Ours, GRPOTrainer):
     """TRL's GRPO trainer with our rewards, advantages and prompt path.
 
     Args:
