@@ -121,7 +121,8 @@ def rooms(
     elapsed = time.monotonic() - start
     command = shell_line(
         *("rft3d prepare scannet --scans", out / "scans"),
-        *("--annotations", out / "embodiedscan_infos_train.json", "-o", out / "train.jsonl"),
+        *("--annotations", out / "embodiedscan_infos_train.json"),
+        *("--frames", "2", "--decimals", "1", "-o", out / "train.jsonl"),
     )
     if as_json:
         head = {"command": "prepare rooms", "out": str(out), "scenes": scenes, "frames": spec.frames}

@@ -10,7 +10,9 @@ import os
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,7 +60,8 @@ class _Ours:
         if is_peft_model(model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype)
+        # In float32, which holds every format exactly: trained weights are float32 beside frozen ones in bfloat16.
+        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         model.load_state_dict(saved.state_dict(), strict=True)
 
     def quiet(self) -> None:
@@ -89,6 +92,11 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         self.std_floor, self.group_loss = std_floor, group_loss
         self._totals = torch.empty(0)
         super().__init__(**kwargs)
+        if self.ref_model is not None:
+            # TRL loads the reference in one format. Where the policy's trained weights are float32 beside frozen ones
+            # in bfloat16, the two would differ, and KL would not start at 0.
+            for own, reference in zip(self.model.parameters(), self.ref_model.parameters(), strict=True):
+                reference.data = reference.data.to(own.dtype)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any], dict[str, Any]]:
         """Encode prompts on the path that training and evaluation share, each distinct prompt once.
@@ -112,7 +120,8 @@ class PolicyTrainer(_Ours, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's rollout, then our advantages and loss weights in place of TRL's."""
         self._indices = [row["row"] for row in inputs]
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with _padding_on_the_left(self._tokenizer):
+            output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
         group = self.num_generations if mode == "train" else self.num_generations_eval
         advantages, std = group_advantages(self._totals, group, scale=self.scale_rewards, std_floor=self.std_floor)
@@ -126,11 +135,14 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         if self.group_loss:
             # TRL multiplies the completion mask by `tool_mask` and divides the summed loss by `num_items_in_batch`.
             # With one over a group's tokens as the one and the number of groups as the other, the loss is the mean
-            # over groups of each group's token mean, however the batch is cut into micro-batches.
+            # over groups of each group's token mean, however the batch is cut into micro-batches. Both carry a factor:
+            # TRL's logged means (KL, entropy, clip ratios) take a micro-batch's weights to sum to at least 1. As a
+            # power of two it leaves every digit of the loss as it is.
             lengths = gather(output["completion_mask"].sum(dim=1))
-            weights = token_weights(lengths, group)[here]
-            output["tool_mask"] = output["completion_mask"] * weights[:, None]
-            output["num_items_in_batch"] = torch.tensor(len(lengths) / group, device=weights.device)
+            weights = token_weights(lengths, group)
+            factor = 2.0 ** math.ceil(math.log2(1 / weights.min().item()))
+            output["tool_mask"] = output["completion_mask"] * (factor * weights[here])[:, None]
+            output["num_items_in_batch"] = torch.tensor(factor * len(lengths) / group, device=weights.device)
         return output
 
     def _calculate_rewards(
@@ -143,7 +155,7 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         """
         mode = "train" if self.model.training else "eval"
         device = self.accelerator.device
-        names = self.reward_func_names
+        names = list(self.reward_set.rewards)
         matrix = torch.full((len(inputs), len(names)), torch.nan, device=device)
         totals = torch.full((len(inputs),), torch.nan, device=device)
         parts: dict[str, list[float]] = {}
@@ -161,6 +173,21 @@ class PolicyTrainer(_Ours, GRPOTrainer):
             self._metrics[mode][name].append(sum(values) / len(values))
         self._totals = gather(totals)
         return gather(matrix)
+
+
+@contextmanager
+def _padding_on_the_left(tokenizer: Any) -> Iterator[None]:
+    """Pad as TRL pads prompts, while it processes them a second time for log-probabilities and loss.
+
+    It takes the side from the tokenizer. Padding on the other side would leave ``mm_token_type_ids`` of the shorter
+    prompts beside their frames, and so give those frames the positions of text.
+    """
+    side = tokenizer.padding_side
+    tokenizer.padding_side = "left"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = side
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:

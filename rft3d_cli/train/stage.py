@@ -122,7 +122,7 @@ def run_stage(
         for callback in (MetricsLog(run), ConsoleLog(columns), CompleteMark(run), stopper, held_out):
             if callback is not None:
                 trained.add_callback(callback)
-        with stopper.listening():
+        with stopper.listening(), no_progress():
             trained.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     step = trained.state.global_step
     if stopper.signal is not None and step < trained.state.max_steps:
