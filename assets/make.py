@@ -35,7 +35,7 @@ GRPO_MIX = {
     "many-vsi": 800,
 }
 SFT = (
-    "train.steps=7500 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=1500 checkpoint.every=500"
+    "train.steps=6000 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=1500 checkpoint.every=500"
 )
 GRPO = "train.steps=400 eval.every=100 checkpoint.every=100"
 

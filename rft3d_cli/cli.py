@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 # Torch reads these when it is first imported. Two threads that spin while another process wants the core turn steps
 # of 0.4 s into 7.6 s; waiting passively costs nothing.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Read when huggingface_hub is first imported.
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import typer
+import typer.main
 from typer.core import TyperGroup
 
 from rft3d_cli import __version__
 from rft3d_cli.commands import demo, evaluate, grpo, infer, models, prepare, recipes, sft
-from rft3d_cli.errors import Rft3dError
+from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
 ORDER = ("prepare", "sft", "grpo", "recipes", "models", "evaluate", "infer", "demo")
 
@@ -54,7 +58,9 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (also RFT3D_DEBUG=1).")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; stands before the command (also RFT3D_DEBUG=1).")
+    ] = False,
 ) -> None:
     """Teach video-language models 3D with rewards you can check."""
     if debug:
@@ -73,25 +79,44 @@ app.command("demo", rich_help_panel="Start here", epilog=demo.EPILOG)(demo.demo)
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; the exit code is the one that ``errors.py`` gives each kind of problem."""
+    words = sys.argv[1:] if args is None else args
     try:
-        app(args)
+        code = app(words, standalone_mode=False)
     except Rft3dError as error:
-        _show(error)
-        sys.exit(error.exit_code)
+        _stop(error, words)
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        if not message:  # a group typed alone: its help is on the screen
+            sys.exit(UsageError.exit_code)
+        late = getattr(error, "option_name", None) == "--debug"
+        _stop(UsageError(message, "--debug stands before the command: rft3d --debug ..." if late else None), words)
     except Exception as error:
         if os.environ.get("RFT3D_DEBUG"):
             raise
         first_line = (str(error).splitlines() or [""])[0]
-        hint = "this is a bug or a case we did not foresee; repeat with RFT3D_DEBUG=1 to see where"
-        _show(Rft3dError(f"{type(error).__name__}: {first_line}", hint))
-        sys.exit(1)
+        hint = "this is a bug or a case we did not foresee; repeat it as rft3d --debug ... to see where"
+        _stop(Rft3dError(f"{type(error).__name__}: {first_line}", hint), words)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _show(error: Rft3dError) -> None:
+def _stop(error: Rft3dError, words: Sequence[str]) -> NoReturn:
     if os.environ.get("RFT3D_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
+    if error.hint is None and isinstance(error, ProblemList | UsageError | DataError | SetupError):
+        error.hint = f"{_command(words)} --help"
     from rft3d_cli.console import report
 
     report(error)
+    sys.exit(error.exit_code)
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command that a command line names: ``rft3d evaluate detection``."""
+    path, group = ["rft3d"], typer.main.get_command(app)
+    for word in words:
+        known = getattr(group, "commands", {})
+        if word in known:
+            path, group = [*path, word], known[word]
+    return " ".join(path)

@@ -29,7 +29,7 @@ def out() -> Console:
     """The console for results, on stdout."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 @cache
@@ -37,17 +37,17 @@ def err() -> Console:
     """The console for everything that is not a result, on stderr."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def note(text: str, style: str | None = None) -> None:
     """One line to stderr; square brackets are printed as they are."""
-    err().print(text, style=style, markup=False)
+    err().print(clean(text), style=style, markup=False)
 
 
 def warn(text: str) -> None:
     """One warning line to stderr."""
-    err().print(f"warning: {text}", style="yellow", markup=False)
+    err().print(f"warning: {clean(text)}", style="yellow", markup=False)
 
 
 def clean(text: str) -> str:
@@ -82,13 +82,15 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def report(error: Rft3dError) -> None:
-    """An error as people see it: one line a problem, a blank line, the hint."""
+    """An error as people see it: one line a problem, a blank line, what to do about each."""
     problems = error.problems if isinstance(error, ProblemList) else [error]
+    hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
+    hint = "\n      ".join(hints) or error.hint
     for problem in problems:
         err().print(f"[bold red]error:[/] {_escape(clean(problem.message))}")
-    if error.hint:
+    if hint:
         err().print()
-        err().print(f"[bold]hint:[/] {_escape(clean(error.hint))}")
+        err().print(f"[bold]hint:[/] {_escape(clean(hint))}")
 
 
 def _escape(text: str) -> str:

@@ -27,8 +27,10 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             file. Off for files by the thousand that a repeated command would write again.
 
     Raises:
-        DataError: Where the folder cannot be written.
+        DataError: Where the folder cannot be written, or ``path`` is a folder itself.
     """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, where a file would be written")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

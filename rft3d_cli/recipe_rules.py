@@ -96,7 +96,7 @@ def _rewards(config: Config) -> Broken:
                 yield key, message, "write path/to/file.py:name, where name is the function"
         elif name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "rft3d rewards list shows them"
+            hint = f"did you mean `{near[0]}`?" if near else None
             yield key, f"unknown reward `{name}`; there are {', '.join(sorted(known))}", hint
 
 

@@ -30,6 +30,9 @@ from rft3d_cli.files import atomic_path
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
+IMAGE_FORMATS = ("JPEG", "PNG")
+"""What a frame may be. Pillow knows many more, and hands some of them to programs outside."""
+
 Image = npt.NDArray[np.uint8]
 
 SAMPLERS = ("linspace-floor", "linspace-round", "chunk-center", "fps")
@@ -333,7 +336,7 @@ def _read_image(file: Path) -> Image:
         with warnings.catch_warnings():
             # Pillow's own warning about large images: the check below says it better.
             warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
-            image = Pillow.open(file, formats=("JPEG", "PNG"))
+            image = Pillow.open(file, formats=IMAGE_FORMATS)
         with image:
             plan.check_size(file, *image.size)
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))

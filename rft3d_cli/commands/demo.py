@@ -29,7 +29,9 @@ def demo(
     root = context.find_root().command
 
     def run(arguments: list[str]) -> None:
-        root.main(arguments, prog_name="rft3d", standalone_mode=False)
+        code = root.main(arguments, prog_name="rft3d", standalone_mode=False)
+        if code:  # Typer turns Ctrl-C into a code, and the demo must not go on after it
+            raise typer.Exit(code)
 
     document = run_demo(run, out, PLANS["quick" if quick else "full"], from_scratch=from_scratch, seed=seed)
     if as_json:

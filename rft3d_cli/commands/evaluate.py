@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from rft3d_cli.benchmarks.result import Result
     from rft3d_cli.benchmarks.run import Asked
     from rft3d_cli.records import RecordFile
+
+WRITTEN = {"detection": "scannet", "scanrefer": "scanrefer", "vsibench": "vsibench"}
+"""The ``prepare`` command that writes each benchmark's records, by default to ``data/NAME.jsonl``."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +80,7 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
     """One benchmark's command: they differ in their data only."""
 
     def run(
-        data: Data,
+        data: Data = Path(f"data/{WRITTEN[benchmark]}.jsonl"),
         predictions: Predictions = None,
         model: Model = "tiny",
         scorer: Scorer = "official",
@@ -96,11 +100,14 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
     ) -> None:
         from rft3d_cli import console
         from rft3d_cli.benchmarks import run as running
+        from rft3d_cli.errors import UsageError
         from rft3d_cli.records import read_predictions
 
         source = _read(benchmark, data, media_root)
         records = running.select(benchmark, source.records, data)[:limit]
         folder = out if out is not None or predictions is not None else Path("eval") / benchmark
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise UsageError(f"{folder} is a file, not a folder", "name another folder with --out")
         if predictions is not None:
             if dry_run:
                 read_predictions(predictions)
@@ -109,12 +116,11 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
             found = read_predictions(predictions)
             about: dict[str, object] = {"predictions": str(predictions)}
         else:
-            asked = _asked(benchmark, source, model, frames, max_tokens, sample, seed, batch)
+            _check(replace(source, records=records), model)
+            asked = _asked(replace(source, records=records), model, frames, max_tokens, sample, seed, batch)
             if dry_run:
-                _check(source, model)
                 console.note(f"  would ask {model} {len(records):,} questions and write {folder}/")
                 return
-            _check(source, model)
             found, about_model = running.predict(records, asked, folder or Path())
             about = {"model": about_model}
         result, document = running.evaluate(
@@ -124,6 +130,7 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
             running.write_details(details, result)
         if folder is not None:
             running.write_result(folder / "result.json", document)
+        _warn(document["missing"], len(records), len(found.keys() - {record.id for record in source.records}))
         if as_json:
             console.print_json(document)
         else:
@@ -140,8 +147,12 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
 
 def _read(benchmark: str, data: Path, media_root: Path | None) -> RecordFile:
     """Records, or VSI-Bench's own files as published."""
+    from rft3d_cli.errors import DataError
     from rft3d_cli.records import read_records
 
+    if not data.exists():
+        hint = f"name another file with --data, or write it: rft3d prepare {WRITTEN[benchmark]} --out {data}"
+        raise DataError(f"{data} does not exist", hint)
     if benchmark == "vsibench":
         from rft3d_cli.prepare.vsibench import is_published, published_records
 
@@ -151,7 +162,6 @@ def _read(benchmark: str, data: Path, media_root: Path | None) -> RecordFile:
 
 
 def _asked(
-    benchmark: str,
     source: RecordFile,
     model: str,
     frames: int | None,
@@ -160,16 +170,22 @@ def _asked(
     seed: int,
     batch: int,
 ) -> Asked:
-    from rft3d_cli.benchmarks.run import TASKS, Asked
+    from rft3d_cli.benchmarks.run import Asked
     from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
     from rft3d_cli.models.loader import find_model
     from rft3d_cli.models.predict import Decoding
 
     defaults = read_defaults(find_model(model))
-    task = TASKS[benchmark][0]
-    decoding = Decoding(max_tokens=max_tokens or MAX_TOKENS[task], sample=sample, seed=seed, batch=batch)
-    own = defaults.frames[task] if defaults.datasets else None
-    return Asked(model, decoding, frames or own, source.media_root)
+    tasks = {record.task for record in source.records}
+    longest = max_tokens or max(MAX_TOKENS[task] for task in tasks)
+    # A model that we trained is asked as it was trained; where its tasks differ in that, each record says for itself.
+    own = {defaults.frames[task] for task in tasks} if defaults.datasets else set()
+    return Asked(
+        model,
+        Decoding(max_tokens=longest, sample=sample, seed=seed, batch=batch),
+        frames or (own.pop() if len(own) == 1 else None),
+        source.media_root,
+    )
 
 
 def _check(source: RecordFile, model: str) -> None:
@@ -179,12 +195,20 @@ def _check(source: RecordFile, model: str) -> None:
     from rft3d_cli.recipe_schema import Model as ModelSection
     from rft3d_cli.records import missing_media
 
-    problems = model_problems(ModelSection(name=model))
     missing = missing_media(source)
-    if missing is not None:
-        problems.append(missing)
+    problems = [*([missing] if missing is not None else []), *model_problems(ModelSection(name=model))]
     if problems:
         raise ProblemList(problems)
+
+
+def _warn(missing: int, records: int, unknown: int) -> None:
+    """Say what tells of the wrong file: records without a prediction, and predictions without a record."""
+    from rft3d_cli import console
+
+    if missing:
+        console.warn(f"{missing:,} of {records:,} records have no prediction and score 0")
+    if unknown:
+        console.warn(f"{unknown:,} predictions are for ids that the data does not have")
 
 
 def _print(benchmark: str, result: Result, document: dict[str, object]) -> None:

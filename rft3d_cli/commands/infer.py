@@ -43,7 +43,11 @@ def infer(
 ) -> None:  # fmt: skip
     """Ask one question about one video; draw the answer."""
     from rft3d_cli import console
+    from rft3d_cli.commands._prepare import check_forms
+    from rft3d_cli.show.answer import named
     from rft3d_cli.show.infer import ask
+
+    check_forms(as_json, quiet)
 
     def say(name: str, text: str) -> None:
         if not quiet:
@@ -53,7 +57,7 @@ def infer(
         video,
         question,
         model=model,
-        out=out or Path("look") / video.stem,
+        out=out or Path("look") / named(video).stem,
         task=task,
         frames=frames,
         fov=fov,

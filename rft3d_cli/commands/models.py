@@ -39,15 +39,19 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
 @app.command("create-tiny", epilog="$ rft3d models create-tiny tiny0\n\n$ rft3d models create-tiny tiny1 --seed 1")
 def create_tiny(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; must not exist.")],
-    seed: Annotated[int, typer.Option(metavar="INT", help="Of the initial weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="INT", help="Of the initial weights.")] = 0,
     geometry: Annotated[bool, typer.Option("--geometry", help="With the stand-in geometry branch.")] = False,
 ) -> None:
     """Write a freshly initialised tiny model as an ordinary model directory."""
     from rft3d_cli import console
-    from rft3d_cli.errors import UsageError
+    from rft3d_cli.errors import DataError, UsageError
     from rft3d_cli.models import tiny
 
     if folder.exists():
         raise UsageError(f"{folder} exists", "name a new folder")
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
     tiny.create(folder, seed=seed, geometry=geometry)
     console.out().print(str(folder), markup=False)

@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, PositiveInt, ValidationError
+
+from rft3d_cli.errors import SetupError
+from rft3d_cli.records import describe
+
 FILE = "rft3d.json"
 FRAMES = {"detection": 4, "grounding": 32, "choice": 32, "number": 32, "text": 32}
 """VG-LLM's and VSI-Bench's frame counts."""
@@ -39,13 +44,28 @@ class Defaults:
         (folder / FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+class _Document(BaseModel):
+    """What ``rft3d.json`` holds; other keys are left to versions to come."""
+
+    frames: dict[str, PositiveInt] = {}
+    datasets: list[str] = []
+    note: str = ""
+
+
 def read_defaults(folder: Path | None) -> Defaults:
-    """The defaults of a model directory, or the field's."""
+    """The defaults of a model directory, or the field's.
+
+    Raises:
+        SetupError: Where ``rft3d.json`` is not what :meth:`Defaults.write` writes.
+    """
     path = folder / FILE if folder is not None else None
     if path is None or not path.is_file():
         return Defaults()
-    known = json.loads(path.read_text(encoding="utf-8"))
-    return Defaults({**FRAMES, **known.get("frames", {})}, known.get("datasets", []), known.get("note", ""))
+    try:
+        known = _Document.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise SetupError(f"{path}: {describe(error)}", "remove it, and the usual frame counts apply") from None
+    return Defaults({**FRAMES, **known.frames}, known.datasets, known.note)
 
 
 def trained_defaults(frames: Mapping[str, Counter[int]], datasets: Counter[str], base: Defaults) -> Defaults:

@@ -133,10 +133,14 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
     def forward(self, input_ids: Tensor | None = None, geometry_images: Any = None, **kwargs: Any) -> Any:
         """As Qwen2.5-VL's; ``geometry_images`` may hold the encoder's own frames, see ``get_image_features``."""
         if kwargs.get("pixel_values") is not None and input_ids is not None:
-            starts = (input_ids == self.config.vision_start_token_id).sum(dim=1).tolist()
-            kwargs["frames_per_sample"] = starts
+            kwargs["frames_per_sample"] = self.frames_per_sample(input_ids)
             kwargs["geometry_images"] = geometry_images
         return super().forward(input_ids=input_ids, **kwargs)
+
+    def frames_per_sample(self, input_ids: Tensor) -> list[int]:
+        """How many frames each row of ``(rows, tokens)`` ids shows."""
+        counts: list[int] = (input_ids == self.config.vision_start_token_id).sum(dim=1).tolist()
+        return counts
 
     def get_image_features(
         self,
@@ -210,6 +214,16 @@ class FusedForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):  # type
     def forward(self, *args: Any, geometry_images: Any = None, **kwargs: Any) -> Any:
         """As Qwen2.5-VL's, with ``geometry_images``: one ``(S, 3, H, W)`` in [0, 1] a sample."""
         return super().forward(*args, geometry_images=geometry_images, **kwargs)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor: Tensor, model_kwargs: dict[str, Any], model_input_name: str | None, *args: Any
+    ) -> Any:
+        """``generate`` encodes frames before its first forward pass, and does not say which ones are one clip."""
+        if model_input_name == "input_ids" and model_kwargs.get("pixel_values") is not None:
+            model_kwargs["frames_per_sample"] = self.model.frames_per_sample(inputs_tensor)
+        return super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, *args
+        )
 
 
 # ``generate`` hands a model what its forward names; ours names what Qwen's does, and one input more.

@@ -21,9 +21,16 @@ from rft3d_cli.errors import DataError
 from rft3d_cli.models.processor import KEY, FrameProcessor
 from rft3d_cli.prompts import IMAGE
 from rft3d_cli.records import Clip, FrameList, Record, media_path
+from rft3d_cli.video import IMAGE_FORMATS
 
 if TYPE_CHECKING:
     import torch
+
+FORBIDDEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+"""Tokens that stand for pixels: one written in a text, or sampled, would ask for pixels that do not exist."""
+
+_UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises over a picture that it cannot read."""
 
 DEFAULT_FRAMES = 32
 DEFAULT_SAMPLER = "linspace-floor"
@@ -48,6 +55,12 @@ class EncodedPrompt:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, in bytes."""
+        arrays = (self.input_ids, self.mm_token_type_ids, self.pixel_values, self.image_grid_thw)
+        return sum(array.nbytes for array in arrays)
 
 
 class FrameStore:
@@ -85,14 +98,18 @@ class FrameStore:
             DataError: Where a frame cannot be read, or the prompt's marks are not as many as the frames.
         """
         images = self.load(record)
-        try:
-            return encode_messages(self.processor, self.messages(record, len(images)), images)
-        except PlacementError as error:
-            raise DataError(f"record {record.id}: {error.message}") from None
+        return encode_messages(self.processor, self.messages(record, len(images)), images)
 
     def messages(self, record: Record, frames: int) -> list[dict[str, Any]]:
-        """The record's prompt as a chat, with places for ``frames`` frames."""
-        return chat(record.prompt, frames, tags=self.tags)
+        """The record's prompt as a chat, with places for ``frames`` frames.
+
+        Raises:
+            DataError: Where the prompt's marks are not as many.
+        """
+        try:
+            return chat(record.prompt, frames, tags=self.tags)
+        except PlacementError as error:
+            raise DataError(f"record {record.id}: {error.message}") from None
 
     def prompt_length(self, record: Record) -> int:
         """Tokens of the record's encoded prompt, from the sizes of its frames, without decoding them."""
@@ -116,9 +133,9 @@ class FrameStore:
         if not isinstance(record.video, FrameList):
             raise TypeError("a clip's size comes from its file")
         try:
-            with Image.open(media_path(self.media_root, record.video.frames[0])) as image:
+            with Image.open(media_path(self.media_root, record.video.frames[0]), formats=IMAGE_FORMATS) as image:
                 return ImageOps.exif_transpose(image).size
-        except OSError as error:
+        except _UNREADABLE as error:
             raise DataError(f"record {record.id}: frame {record.video.frames[0]} cannot be read: {error}") from None
 
     def load(self, record: Record) -> list[Image.Image]:
@@ -137,7 +154,7 @@ class FrameStore:
             self._images.move_to_end(path)
             return self._images[path]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=IMAGE_FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
                 upright.info = {KEY: str(path)}
                 sized = self.processor.size(upright)
@@ -146,7 +163,7 @@ class FrameStore:
             raise DataError(
                 f"record {record.id}: frame {path} does not exist", "name the folder of the frames with --media-root"
             ) from None
-        except (OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"record {record.id}: frame {path} cannot be read: {error}") from None
         self._images[path] = sized
         while len(self._images) > self.keep:
@@ -173,7 +190,7 @@ class FrameStore:
 
 
 class PlacementError(DataError):
-    """A prompt whose ``<image>`` marks do not fit its frames."""
+    """A prompt whose ``<image>`` marks, or tokens that stand for pixels, do not fit its frames."""
 
 
 def chat(prompt: str, frames: int, *, tags: bool = False) -> list[dict[str, Any]]:
@@ -188,11 +205,14 @@ def chat(prompt: str, frames: int, *, tags: bool = False) -> list[dict[str, Any]
         tags: Write ``Frame-i: `` before each frame that the prompt does not place itself.
 
     Raises:
-        PlacementError: Where the marks are not as many as the frames.
+        PlacementError: Where the marks are not as many as the frames, or the text holds one of :data:`FORBIDDEN`.
 
     >>> chat("<image>\n<image>\nWhere?", 2)[0]["content"]
     [{'type': 'image'}, {'type': 'image'}, {'type': 'text', 'text': 'Where?'}]
     """
+    for token in FORBIDDEN:
+        if token in prompt:
+            raise PlacementError(f"its prompt holds {token}, which stands for pixels; mark frames with {IMAGE}")
     marks = prompt.count(IMAGE)
     if marks == 0:
         parts = [f"Frame-{i}: " if tags else "" for i in range(frames)] + [f"\n{prompt}" if tags else prompt]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ SHIPPED = {
 
 FRESH = {"tiny-random": "a freshly initialised tiny model: where the tiny SFT recipes start"}
 """Models made on the spot from a seed."""
+
+_LIST = "rft3d models list names the models that are here"
+_AGAIN = "its files may be incomplete or for another program: fetch or copy them again"
+_SEED = "seed-"
+"""Adapters of a model made from a seed name the seed as their base model's revision."""
 
 
 def find_model(name: str) -> Path | None:
@@ -47,7 +53,7 @@ def find_model(name: str) -> Path | None:
             f"{path} holds no model (no config.json)", "name a model's folder, or a run folder that has finished"
         )
     if path.is_absolute() or name.startswith(".") or name.count("/") != 1 or path.parent.is_dir():
-        raise SetupError(f"model {name} does not exist", "rft3d models list names the models that are here")
+        raise SetupError(f"model {name} does not exist", _LIST)
     return None
 
 
@@ -64,22 +70,31 @@ def model_problems(spec: Model) -> list[Rft3dError]:
     if spec.name in FRESH:
         return problems
     try:
-        if find_model(spec.name) is None and not _in_hub_cache(spec.name):
-            problems.append(
-                SetupError(
-                    f"weights of {spec.name} are not on this machine",
-                    f"fetch them first: hf download {spec.name}",
-                )
-            )
+        if find_model(spec.name) is None and _snapshot(spec.name) is None:
+            problems.append(_not_fetched(spec.name))
     except SetupError as error:
         problems.append(error)
     return problems
 
 
-def _in_hub_cache(name: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
+def _snapshot(name: str) -> Path | None:
+    """The folder into which a hub model was fetched, or None. Loading from it asks the hub nothing.
 
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    Raises:
+        SetupError: For what cannot be a name on the hub.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        raise SetupError(f"model {name} does not exist", _LIST) from None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _not_fetched(name: str) -> SetupError:
+    return SetupError(f"weights of {name} are not on this machine", f"fetch them first: hf download {name}")
 
 
 @cache
@@ -109,18 +124,28 @@ def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FramePr
     """
     spec = _section(spec)
     folder = _folder(spec, seed)
-    adapter = isinstance(folder, Path) and (folder / "adapter_config.json").is_file()
-    if adapter:
-        from peft import PeftModel
-
-        base = json.loads((Path(folder) / "adapter_config.json").read_text())["base_model_name_or_path"]
-        model = PeftModel.from_pretrained(_load(find_model(base) or base, spec), folder, is_trainable=True)
-    else:
-        model = _load(folder, spec)
-        if spec.lora is not None:
-            model = add_lora(model, spec.lora, base=spec.name, seed=seed)
+    base = _base(folder, spec, seed)
+    model = _load(base, spec)
+    if base != folder:
+        model = _load_adapters(model, folder, spec.name)
+    elif spec.lora is not None:
+        model = add_lora(model, spec.lora, base=spec.name, seed=seed)
     freeze(model, spec.freeze)
-    return model.eval(), _processor(folder)
+    return model.eval(), _processor(folder, base, spec.name)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """One line for whatever transformers, tokenizers, safetensors, torch and PEFT raise over files from anywhere."""
+    try:
+        yield
+    except Rft3dError:
+        raise
+    except Exception as error:
+        # The first sentence says what is wrong; torch's second one advises to run a stranger's pickle.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
+        hint = "model.attention=sdpa needs no other package" if isinstance(error, ImportError) else _AGAIN
+        raise SetupError(f"model {name} cannot be loaded: {first}", hint) from error
 
 
 @contextmanager
@@ -140,7 +165,8 @@ def no_progress() -> Iterator[None]:
 def load_processor(spec: Model | str | Path, *, seed: int = 0) -> FrameProcessor | None:
     """A model's processor without its weights; see :func:`load_model`."""
     spec = _section(spec)
-    return _processor(_folder(spec, seed))
+    folder = _folder(spec, seed)
+    return _processor(folder, _base(folder, spec, seed), spec.name)
 
 
 def _section(spec: Model | str | Path) -> Model:
@@ -149,16 +175,19 @@ def _section(spec: Model | str | Path) -> Model:
     return spec if isinstance(spec, Model) else Model(name=str(spec), freeze=[])
 
 
-def _folder(spec: Model, seed: int) -> Path | str:
+def _folder(spec: Model, seed: int) -> Path:
     problems = model_problems(spec)
     if problems:
         raise problems[0]
     if spec.name in FRESH:
         return _fresh(spec.name, spec.geometry == "tiny", seed)[0]
-    return find_model(spec.name) or spec.name
+    folder = find_model(spec.name) or _snapshot(spec.name)
+    if folder is None:
+        raise _not_fetched(spec.name)
+    return folder
 
 
-def _load(folder: Path | str, spec: Model) -> Any:
+def _load(folder: Path, spec: Model) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig
 
@@ -168,15 +197,26 @@ def _load(folder: Path | str, spec: Model) -> Any:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
         spec.dtype, torch.bfloat16 if torch.cuda.is_available() else torch.float32
     )
-    try:
-        with no_progress():
-            config = AutoConfig.from_pretrained(folder)
-            model = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=dtype, attn_implementation=spec.attention
-            )
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise SetupError(f"model {spec.name} cannot be loaded: {first}") from error
+    with _reading(spec.name), no_progress():
+        # Unless it is refused, transformers asks on the terminal whether to run code that came with a model.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=spec.attention,
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    # transformers draws such weights at random and goes on.
+    unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if unfit:
+        raise SetupError(
+            f"model {spec.name}: {len(unfit):,} weights are missing or of another shape, first {unfit[0]}",
+            _AGAIN,
+        )
     if spec.geometry == "tiny" and not hasattr(model.model, "geometry_encoder"):
         raise SetupError(f"model {spec.name} has no geometry branch", "drop model.geometry, or name tiny-random")
     batch_vision_attention(model)
@@ -189,13 +229,57 @@ def _load(folder: Path | str, spec: Model) -> Any:
     return model
 
 
-def _processor(folder: Path | str) -> FrameProcessor | None:
+def _base(folder: Path, spec: Model, seed: int) -> Path:
+    """The folder of the model that a folder's adapters belong to; the folder itself where it holds a whole model."""
+    if not (folder / "adapter_config.json").is_file():
+        return folder
+    with _reading(spec.name):
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        name = config["base_model_name_or_path"]
+        if not isinstance(name, str) or not name:
+            raise SetupError(f"the adapters in {folder} do not name their base model", "set base_model_name_or_path")
+        if name in FRESH:
+            drawn = (config.get("revision") or "").removeprefix(_SEED)
+            fused = "geometry_merger" in (config.get("modules_to_save") or [])
+            return _fresh(name, fused, int(drawn) if drawn.isdecimal() else seed)[0]
+        return _folder(spec.model_copy(update={"name": name}), seed)
+
+
+def _load_adapters(model: Any, folder: Path, name: str) -> Any:
+    from peft import PeftModel
+
+    # PEFT would look for a missing file on the hub.
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise SetupError(f"{folder} holds no adapter_model.safetensors", _AGAIN)
+    with _reading(name), _quiet_peft():
+        # Adapters that are not in the file would be drawn at random.
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return _sealed(PeftModel.from_pretrained(model, folder, is_trainable=True))
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Keep away transformers' word on a name of its own that PEFT still reads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, message=".*gradient_checkpointing.*")
+        yield
+
+
+def _sealed(model: Any) -> Any:
+    """Let adapters be saved without a look at the hub for whether the base model's vocabulary was another."""
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
+
+
+def _processor(folder: Path, base: Path, name: str) -> FrameProcessor | None:
     import rft3d_cli.models.fusion  # noqa: F401 - registers our configuration
     from rft3d_cli.models.processor import FrameProcessor
 
-    if isinstance(folder, Path) and not (folder / "tokenizer_config.json").is_file():
-        return None
-    return FrameProcessor.from_pretrained(folder)
+    for source in (folder, base):
+        if (source / "tokenizer_config.json").is_file():
+            with _reading(name):
+                return FrameProcessor.from_pretrained(source, model=base)
+    return None
 
 
 def add_lora(model: Any, lora: Lora, *, base: str, seed: int) -> Any:
@@ -218,12 +302,13 @@ def add_lora(model: Any, lora: Lora, *, base: str, seed: int) -> Any:
         target_modules=rf"model\.language_model\..*\.({'|'.join(lora.targets)})",
         modules_to_save=["geometry_merger"] if fused else None,
         task_type="CAUSAL_LM",
+        revision=f"{_SEED}{seed}" if base in FRESH else None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _quiet_peft():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted
+    return _sealed(adapted)
 
 
 def freeze(model: Any, parts: Sequence[str]) -> None:

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate
+from rft3d_cli.models.inputs import FORBIDDEN, EncodedPrompt, FrameStore, collate
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.records import Record
-
-FORBIDDEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""Tokens that stand for pixels: a sampled one would ask the next forward pass for pixels that do not exist."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Decoding:
 
 
 def forbidden_ids(processor: FrameProcessor) -> list[int]:
-    """Ids of :data:`FORBIDDEN` tokens that the tokenizer knows."""
+    """Ids of the tokens that stand for pixels, where the tokenizer knows them: none of them may be sampled."""
     tokenizer = processor.tokenizer
     ids = [tokenizer.convert_tokens_to_ids(token) for token in FORBIDDEN]
     return [i for i in ids if i is not None and i != tokenizer.unk_token_id]

@@ -62,13 +62,10 @@ def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int) -> 
     resized, cut = frame_size(*image.size, frame_width, patch, merge)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if image.size in (resized, cut):
-        out = image
-    else:
-        out = image.resize(resized, Image.Resampling.BICUBIC)
-        top = max(0, (out.height - frame_width) // 2)
-        if top:
-            out = out.crop((0, top, out.width, top + frame_width))
+    out = image if image.size in (resized, cut) else image.resize(resized, Image.Resampling.BICUBIC)
+    top = max(0, (out.height - frame_width) // 2)
+    if top:
+        out = out.crop((0, top, out.width, top + frame_width))
     if out.size != cut:
         out = out.crop((0, 0, *cut))
     out.info = {KEY: image.info[KEY]} if KEY in image.info else {}
@@ -106,20 +103,28 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, **kwargs: Any) -> FrameProcessor:
+    def from_pretrained(
+        cls, directory: str | Path, *, model: str | Path | None = None, **kwargs: Any
+    ) -> FrameProcessor:
         """Load from a model directory or a hub name that has tokenizer and preprocessor files.
 
         Tokenizer and image processor come from the public files; ``frame_width`` from ``processor_config.json``,
         where we wrote it.
+
+        Args:
+            directory: The folder, or the name.
+            model: Where the model's configuration is, if elsewhere: a folder of adapters has none.
+            **kwargs: ``revision``, ``local_files_only``, ``cache_dir`` and ``token``, for the hub.
         """
-        hub = {k: kwargs[k] for k in ("revision", "local_files_only", "cache_dir", "token") if k in kwargs}
+        hub: dict[str, Any] = {"trust_remote_code": False}
+        hub.update((k, kwargs[k]) for k in ("revision", "local_files_only", "cache_dir", "token") if k in kwargs)
         tokenizer = AutoTokenizer.from_pretrained(directory, **hub)
         image_processor = Qwen2VLImageProcessorPil.from_pretrained(directory, **hub)
         config = Path(directory) / "processor_config.json"
         width = json.loads(config.read_text()).get("frame_width") if config.is_file() else None
         template = Path(directory) / "chat_template.jinja"
         processor = cls(image_processor, tokenizer, template.read_text() if template.is_file() else None, width)
-        text_config = AutoConfig.from_pretrained(directory, **hub).get_text_config()
+        text_config = AutoConfig.from_pretrained(model or directory, **hub).get_text_config()
         processor.max_length = getattr(text_config, "max_position_embeddings", None)
         return processor
 

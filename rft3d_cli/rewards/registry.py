@@ -140,7 +140,7 @@ def get(name: str) -> Reward:
     known = _all()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "rft3d rewards list shows them"
+        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(names())}"
         raise UsageError(f"unknown reward {name!r}", hint)
     return known[name]
 

@@ -62,6 +62,20 @@ def described_object(question: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+def object_label(question: str) -> str:
+    """What to call the box that answers a grounding question.
+
+    >>> object_label("Where is the red chair?")
+    'red chair'
+    """
+    return re.sub(r"^(the|an?)\s+", "", described_object(question).rstrip("."), flags=re.IGNORECASE)
+
+
+def named(video: Path) -> Path:
+    """The video by a path that ends in its name, also where it is written as ``.`` or ``..``."""
+    return video if video.name not in ("", "..") else video.resolve()
+
+
 def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: float | None) -> Camera:
     """The camera of a video: a file, a field of view, or an assumption that is named as one.
 
@@ -74,7 +88,7 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
     Raises:
         DataError: On a camera file that is missing or wrong.
     """
-    path = file or video.with_suffix(".camera.json")
+    path = file or named(video).with_suffix(".camera.json")
     if file is None and not path.is_file():
         source = "assumed" if fov is None else "fov"
         return Camera(assumed_intrinsic(*size, fov or ASSUMED_FOV), source)
@@ -87,6 +101,10 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
         poses = np.array(known["cam_to_world"], dtype=np.float64) if known.get("cam_to_world") else None
         if intrinsic.shape != (3, 3) or (poses is not None and poses.shape[1:] != (4, 4)):
             raise ValueError("intrinsic is 3 × 3, and cam_to_world holds 4 × 4 matrices")
+        if not np.isfinite(intrinsic).all() or (poses is not None and not np.isfinite(poses).all()):
+            raise ValueError("it holds numbers that are not finite")
+        if min(image_size) < 1:
+            raise ValueError(f"image_size {list(image_size)} is empty")
     except OSError as error:
         raise DataError(f"camera file {path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, IndexError) as error:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rft3d_cli import prompts
 from rft3d_cli.console import duration
-from rft3d_cli.errors import DataError, SetupError
+from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 from rft3d_cli.files import write_json
 from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
 from rft3d_cli.show.answer import (
@@ -25,6 +25,7 @@ from rft3d_cli.show.answer import (
     document,
     draw_answer,
     guess_task,
+    object_label,
     read_answer,
     read_camera,
 )
@@ -32,10 +33,14 @@ from rft3d_cli.show.draw import draw_boxes
 from rft3d_cli.video import Frames, open_video, write_mp4
 
 SAMPLER = "linspace-floor"
+MOVIE = "video.mp4"
+"""The annotated video."""
 HOLD_SECONDS = 2.0
 """How long the answered frame stands in an annotated video that has no camera path."""
 MOST_FRAMES = 600
 """Frames of an annotated video, at most."""
+
+_ANY_VIDEO = "name a video file, or a folder of .jpg or .png frames"
 
 
 def ask(
@@ -69,32 +74,43 @@ def ask(
         What ``answer.json`` holds, with ``words``: the answer as lines of text.
 
     Raises:
+        UsageError: For an empty question, or an output folder that holds the video under a name that is written.
         DataError: Where the video or the camera file cannot be read.
         SetupError: Where the model is missing.
+        ProblemList: Where both the video and the model are missing.
     """
     start = time.monotonic()
     if not question.strip():
-        raise DataError("the question is empty", 'ask something: "where is the chair"')
+        raise UsageError("the question is empty", 'ask something: "where is the chair"')
+    _check(video, model, out)
     from rft3d_cli.models.loader import find_model
 
-    folder = find_model(model)
-    defaults = read_defaults(folder)
+    defaults = read_defaults(find_model(model))
     kind = guess_task(question) if task == "auto" else task
-    count = frames or defaults.frames[kind]
-    clip = open_video(video, count, SAMPLER)
+    # Free questions are asked in the words of VSI-Bench's numeric ones, so with as many frames.
+    count = frames or defaults.frames["number" if kind == "text" else kind]
+    try:
+        clip = open_video(video, count, SAMPLER)
+    except DataError as error:
+        raise DataError(error.message, error.hint or _ANY_VIDEO) from None
     say("video", f"{video}  {_facts(clip)} -> {len(clip.images)} frames")
     for remark in clip.notes:
         say("", remark)
     camera = read_camera(video, (clip.info.width, clip.info.height), file=camera_file, fov=fov)
+    if camera.poses is not None and len(camera.poses) != clip.info.frames:
+        raise DataError(
+            f"{video} has {clip.info.frames:,} frames, and its camera file {len(camera.poses):,} poses",
+            "remove the camera file's cam_to_world, or name the file that belongs to the video with --camera",
+        )
     say("camera", _camera_words(camera, fov))
     if defaults.note:
         say("model", f"{model}: {defaults.note}")
 
     text, model_name = _generate(model, _prompt(kind, question, len(clip.images)), clip, max_tokens or MAX_TOKENS[kind])
-    answer = read_answer(kind, text, len(clip.images), described_object(question).rstrip("."))
+    answer = read_answer(kind, text, len(clip.images), object_label(question))
     written, pictures = draw_answer(answer, clip.images, camera.intrinsic, out)
     if len(answer.boxes):
-        movie = out / "video.mp4"
+        movie = out / MOVIE
         _write_video(movie, video, clip, camera, answer, pictures)
         written.append(movie)
     words = _words(answer)
@@ -119,6 +135,21 @@ def ask(
     write_json(out / "answer.json", result)
     say("wrote", "  ".join(str(path) for path in (*written, out / "answer.json")) + f"   {duration(result['seconds'])}")
     return result
+
+
+def _check(video: Path, model: str, out: Path) -> None:
+    """What is missing, all of it at once; and whether what is written would replace what is read."""
+    from rft3d_cli.models.loader import model_problems
+    from rft3d_cli.recipe_schema import Model
+
+    problems: list[Rft3dError] = []
+    if video.resolve() in (out.resolve(), (out / MOVIE).resolve()):
+        problems.append(UsageError(f"the answer in {out} would be written over {video}", "name another folder: --out"))
+    if not video.exists():
+        problems.append(DataError(f"{video} does not exist", _ANY_VIDEO))
+    problems += model_problems(Model(name=model))
+    if problems:
+        raise problems[0] if len(problems) == 1 else ProblemList(problems)
 
 
 def _facts(clip: Frames) -> str:
@@ -189,11 +220,6 @@ def _write_video(
         write_mp4(path, shown, 2)
         return
     whole = open_video(video, len(camera.poses), SAMPLER)
-    if max(clip.indices) >= len(camera.poses) or len(whole.images) != len(camera.poses):
-        raise DataError(
-            f"{video} has other frames than its camera file ({len(camera.poses)} poses)",
-            "remove the camera file's poses",
-        )
     placed = boxes_in_all_frames(answer, camera.poses, camera.poses[clip.indices[answer.frame]])
     images = [draw_boxes(image, boxes, camera.intrinsic) for image, boxes in zip(whole.images, placed, strict=True)]
     write_mp4(path, images, clip.info.rate)

@@ -6,11 +6,11 @@ each that fails without it.
 
 from __future__ import annotations
 
+import math
 import os
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from rft3d_cli.models.loader import no_progress
 from rft3d_cli.records import Record
 from rft3d_cli.rewards.registry import RewardSet, completion_text
 from rft3d_cli.train.advantages import group_advantages, token_weights
@@ -40,6 +41,8 @@ class _Ours:
 
     model: Any
     args: Any
+    state: Any
+    control: Any
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
 
@@ -48,6 +51,11 @@ class _Ours:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """TRL writes a model card into every checkpoint folder. The run folder says more, and once."""
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint's model, without transformers' bar for one shard."""
+        with no_progress():
+            super()._save(*args, **kwargs)  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Restore the weights of a checkpoint.
@@ -61,17 +69,49 @@ class _Ours:
             super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
             return
         # In float32, which holds every format exactly: trained weights are float32 beside frozen ones in bfloat16.
-        saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
+        with no_progress():
+            saved = type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32)
         model.load_state_dict(saved.state_dict(), strict=True)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """One epoch, unless all steps are made: transformers makes one more when a finished run is resumed."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+        else:
+            self.control.should_training_stop = True
+
     def quiet(self) -> None:
-        """Take out transformers' own progress: a bar, or dictionaries on stdout, which is for results."""
+        """Take out transformers' own progress: a bar, or dictionaries on stdout, which is for results.
+
+        And PEFT's model card, which it writes into every folder of an adapter.
+        """
         for callback in (PrinterCallback, ProgressCallback):
             self.remove_callback(callback)  # type: ignore[attr-defined]
+        if is_peft_model(self.model):
+            self.model.create_or_update_model_card = lambda output_dir: None
 
 
 class WarmupTrainer(_Ours, SFTTrainer):
-    """TRL's SFT trainer."""
+    """TRL's SFT trainer.
+
+    Args:
+        **kwargs: TRL's.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Qwen2.5-VL's forward takes no token count, so transformers would average the means of micro-batches: a letter
+        # in one would weigh as much as a whole list in another. TRL's loss, which is used, does take the count.
+        self.model_accepts_loss_kwargs = True
+
+    @property
+    def _total_train_tokens(self) -> int:
+        """TRL's count for the log, kept where checkpoints keep it: a resumed run goes on counting."""
+        return int(self.state.num_input_tokens_seen)
+
+    @_total_train_tokens.setter
+    def _total_train_tokens(self, count: int) -> None:
+        self.state.num_input_tokens_seen = count
 
 
 class PolicyTrainer(_Ours, GRPOTrainer):
@@ -91,12 +131,22 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         self.examples, self.reward_set = examples, reward_set
         self.std_floor, self.group_loss = std_floor, group_loss
         self._totals = torch.empty(0)
-        super().__init__(**kwargs)
+        with no_progress():
+            super().__init__(**kwargs)
         if self.ref_model is not None:
             # TRL loads the reference in one format. Where the policy's trained weights are float32 beside frozen ones
             # in bfloat16, the two would differ, and KL would not start at 0.
             for own, reference in zip(self.model.parameters(), self.ref_model.parameters(), strict=True):
                 reference.data = reference.data.to(own.dtype)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, in the arithmetic of training.
+
+        ``generate`` encodes frames outside the model's forward, which is all that accelerate casts. Frozen weights in
+        bfloat16 would there meet trained ones in float32.
+        """
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any], dict[str, Any]]:
         """Encode prompts on the path that training and evaluation share, each distinct prompt once.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate, encode_a
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.recipe_schema import Config
 from rft3d_cli.records import Record, read_records
+
+KEPT_BYTES = 2**30
+"""Memory for encoded prompts: an epoch of small clips, or a few dozen of 32 large frames."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Examples:
 
     def __init__(self, examples: Sequence[Example], processor: FrameProcessor) -> None:
         self.examples, self.processor = list(examples), processor
-        # Ids and patches of a prompt are small beside its frames, and every epoch asks for them again.
-        self._encoded = lru_cache(maxsize=32_768)(self._encode)
+        self._encoded: OrderedDict[int, EncodedPrompt] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -59,12 +62,17 @@ class Examples:
         return counts
 
     def prompt(self, index: int) -> EncodedPrompt:
-        """The encoded prompt of record ``index``."""
-        return self._encoded(index)
-
-    def _encode(self, index: int) -> EncodedPrompt:
+        """The encoded prompt of record ``index``; those used last are kept, up to :data:`KEPT_BYTES`."""
+        if index in self._encoded:
+            self._encoded.move_to_end(index)
+            return self._encoded[index]
         example = self.examples[index]
-        return example.store.encode(example.record)
+        found = example.store.encode(example.record)
+        self._encoded[index] = found
+        self._bytes += found.nbytes
+        while self._bytes > KEPT_BYTES and len(self._encoded) > 1:
+            self._bytes -= self._encoded.popitem(last=False)[1].nbytes
+        return found
 
     def answer_ids(self, index: int) -> NDArray[np.int64]:
         """Token ids of the answer to record ``index``."""

@@ -166,18 +166,29 @@ class HeldOutLog(TrainerCallback):
             self.run_now(state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score the end."""
+        """Score the end; of a run that had ended before it was resumed, the scores stand."""
         if state.global_step == state.max_steps:
-            self.run_now(state.global_step)
+            self.last = self._scored(state.global_step)
+            if not self.last:
+                self.run_now(state.global_step)
+
+    def _scored(self, step: int) -> dict[str, float]:
+        """The metrics that were logged at ``step``, or none."""
+        lines = self.run.metrics.read_text(encoding="utf-8").splitlines() if self.run.metrics.is_file() else []
+        rows = [row for row in map(json.loads, lines) if row["step"] == step]
+        return {key.removeprefix("eval/"): value for row in rows for key, value in row.items() if key[:5] == "eval/"}
 
     def run_now(self, step: int) -> None:
-        """Score, log, and keep the model where it is the best so far."""
+        """Score, keep the model where it is the best so far, and log: last, so that what is logged has been kept."""
         metrics = self.score(step)
         self.last = metrics
+        self._keep(step, metrics)
         with self.run.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **{f"eval/{k}": v for k, v in jsonable(metrics).items()}}) + "\n")
         shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
         note(f"  held out at step {step}: {shown}")
+
+    def _keep(self, step: int, metrics: dict[str, float]) -> None:
         value = metrics.get(self.metric)
         if not self.keep_best or value is None:
             return

@@ -62,7 +62,7 @@ def preflight(recipe: Recipe) -> Report:
     train = _read(config.data.train, config, report, "train", required=True)
     _read(config.data.eval, config, report, "eval", required=False)
     if config.stage == "grpo":
-        _rollouts(config, report)
+        _rollouts(config, train, report)
         _rewards(config, train, report)
     _batches(config, report)
     if not any(isinstance(problem, SetupError) for problem in report.problems):
@@ -94,7 +94,16 @@ def _read(paths: Sequence[str], config: Config, report: Report, name: str, *, re
     return files
 
 
-def _rollouts(config: Config, report: Report) -> None:
+def _rollouts(config: Config, files: Sequence[RecordFile], report: Report) -> None:
+    records = sum(len(source.records) for source in files)
+    if files and records < config.rollout.prompts:
+        # TRL drops the rest of an epoch that fills no batch; here that would be every epoch, and no step would be made.
+        report.problems.append(
+            UsageError(
+                f"{records:,} records do not fill a rollout of {config.rollout.prompts:,} prompts (rollout.prompts)",
+                f"set rollout.prompts={records}, or name more records",
+            )
+        )
     micro, world = config.train.micro_batch, world_size()
     total = config.completions
     if total % (micro * world):
@@ -138,8 +147,8 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
     paid = {item.task for name, item in rewards.rewards.items() if rewards.weights.get(name) and name != "format"}
     for task in sorted({record.task for record in records}):
         if task not in paid and "all" not in paid:
-            names = f"{OWN[task]}=1" if task in OWN else "a reward of your own"
-            report.problems.append(UsageError(f"no reward applies to {task} records", f"add rewards.{names}"))
+            own = f"add rewards.{OWN[task]}=1" if task in OWN else "write one: rewards: {path/to/file.py:function: 1}"
+            report.problems.append(UsageError(f"no reward applies to {task} records", own))
     for name, item in rewards.rewards.items():
         if item.path is not None:
             note(f"  running code from {item.path} (sha256 {(item.sha256 or '')[:12]}) as reward {name}")

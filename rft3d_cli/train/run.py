@@ -84,7 +84,8 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
     if known:
         _same_recipe(recipe, out)
         checkpoint = newest_complete(out / "checkpoints")
-        _cut_metrics(out / "metrics.jsonl", step_of(checkpoint) if checkpoint else 0)
+        for name in ("metrics.jsonl", "completions.jsonl"):
+            _cut(out / name, step_of(checkpoint) if checkpoint else 0)
         note(f"resuming {out} from {checkpoint.name}" if checkpoint else f"{out} has no complete checkpoint yet")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -148,8 +149,8 @@ def _same_recipe(recipe: Recipe, out: Path) -> None:
         )
 
 
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop metrics of steps that the checkpoint does not have, so that a resumed run writes them once."""
+def _cut(path: Path, step: int) -> None:
+    """Drop lines of steps that the checkpoint does not have, so that a resumed run writes them once."""
     if not path.is_file():
         return
     kept = []

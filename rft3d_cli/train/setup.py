@@ -105,10 +105,10 @@ def arguments(config: Config, run: Run, *, low_precision: bool) -> dict[str, Any
 
 
 def computes_low(model: Any) -> bool:
-    """Whether the model's frozen weights, or its format, are bfloat16, so that it computes in bfloat16."""
+    """Whether the model was loaded in bfloat16, so that it computes in bfloat16 whatever its weights are held in."""
     import torch
 
-    return any(parameter.dtype is torch.bfloat16 for parameter in model.parameters())
+    return model.config.dtype is torch.bfloat16
 
 
 def model_document(name: str, model: Any) -> dict[str, Any]:

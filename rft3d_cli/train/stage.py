@@ -6,7 +6,8 @@ import shutil
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,8 @@ def run_stage(
 
     start = time.monotonic()
     setup.reuse_memory()
-    model, processor = setup.trainable_model(config)
+    with _known_warnings_off():
+        model, processor = setup.trainable_model(config)
     examples = read_examples(config.data.train, processor, config, limit=config.data.limit)
     stage = Stage(
         config=config,
@@ -106,11 +108,7 @@ def run_stage(
             records=examples.tasks,
             prompt_hash=prompt_hash([example.record.prompt for example in examples.examples]),
         )
-    with warnings.catch_warnings():
-        # torch's scheduler and checkpoint code warn about each other's calls; nothing there is ours to mend. The old
-        # name of activation checkpointing is the one that TRL reads.
-        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
-        warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing.*")
+    with _known_warnings_off():
         trained = trainer(stage)
         trained.quiet()
         stopper = GracefulStop(config.generation_period_steps)
@@ -145,6 +143,17 @@ def run_stage(
         run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
         note(f"  {step:,} steps in {duration(summary['seconds'])}; model in {out / 'final'}")
     return summary
+
+
+@contextmanager
+def _known_warnings_off() -> Iterator[None]:
+    """Keep warnings away that libraries address to each other: nothing in them is for us or our users to mend."""
+    with warnings.catch_warnings():
+        # torch's scheduler and checkpoint code warn about each other's calls.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.")
+        # The old name of activation checkpointing is the one that TRL and PEFT read.
+        warnings.filterwarnings("ignore", category=FutureWarning, message=r".*gradient_checkpointing.*")
+        yield
 
 
 def _held_out(recipe: Recipe, processor: FrameProcessor, run: Run, trained: Any, save: Callable[[Path], None]) -> Any:
@@ -200,8 +209,10 @@ def save_model(model: Any, processor: FrameProcessor, folder: Path, defaults: De
     """Write a model directory beside its place, then rename: a reader sees the old one or the new one."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    # TRL keeps the starting adapter as `ref` beside the one that is trained; it is no part of the result.
+    only = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
     with no_progress():
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, **only)
     processor.save_pretrained(temporary)
     defaults.write(temporary)
     old = folder.with_name(f".{folder.name}.old")

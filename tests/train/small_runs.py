@@ -16,6 +16,11 @@ from safetensors.numpy import load_file
 from rft3d_cli import prompts
 from rft3d_cli.recipe import Recipe, load_recipe
 from rft3d_cli.records import Record, write_records
+from rft3d_cli.train import grpo, setup, sft
+from rft3d_cli.train.data import read_examples
+from rft3d_cli.train.run import Run
+from rft3d_cli.train.stage import Stage
+from rft3d_cli.train.stage import _known_warnings_off as known_warnings_off
 
 IDENTITY = np.eye(4).tolist()
 COLOURS = {"chair": (200, 40, 40), "table": (40, 60, 200)}
@@ -188,3 +193,28 @@ class World:
         from rft3d_cli.records import read_records
 
         return read_records(self.data / f"{name}.jsonl").records
+
+
+def stage_of(config_recipe: Recipe, out: Path) -> Stage:
+    """What a trainer is built from, as ``run_stage`` puts it together."""
+    config = config_recipe.config
+    model, processor = setup.trainable_model(config)
+    examples = read_examples(config.data.train, processor, config, limit=config.data.limit)
+    arguments = setup.arguments(config, Run(out), low_precision=setup.computes_low(model))
+    return Stage(config, model, processor, examples, arguments, 1)
+
+
+def policy_trainer(config_recipe: Recipe, out: Path) -> Any:
+    """The GRPO trainer of a recipe, not yet run."""
+    with known_warnings_off():
+        trainer = grpo._trainer(stage_of(config_recipe, out))
+    trainer.quiet()
+    return trainer
+
+
+def warmup_trainer(config_recipe: Recipe, out: Path) -> Any:
+    """The SFT trainer of a recipe, not yet run."""
+    with known_warnings_off():
+        trainer = sft._trainer(stage_of(config_recipe, out))
+    trainer.quiet()
+    return trainer

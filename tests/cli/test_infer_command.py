@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import (
+    BOX,
+    DETECTION_ANSWER,
+    FRAMES,
+    GROUNDING_ANSWER,
+    HEIGHT,
+    IDENTITY,
+    INTRINSIC,
+    RATE,
+    WIDTH,
+    Shown,
+    World,
+    clip_pictures,
+    run,
+)
+from PIL import Image
+
+from rft3d_cli.prepare.rooms.build import RoomsSpec, build
+from rft3d_cli.video import probe, read_frames, write_mp4
+
+BEHIND = [[-1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+CAMERA = {"intrinsic": INTRINSIC, "image_size": [WIDTH, HEIGHT]}
+
+Ask = Callable[..., Shown]
+
+
+@pytest.fixture
+def ask(rft3d, world: World, taught: Path) -> Ask:
+    """Asks the model that knows about the clip ``my.mp4``, of which nothing lies beside it."""
+    Path("my.mp4").write_bytes(world.clip.read_bytes())
+
+    def infer(question: str, *options: object, video: object = "my.mp4") -> Shown:
+        return run("infer", video, question, "--model", taught, "--max-tokens", 40, *options)
+
+    return infer
+
+
+def focal(degrees: float, width: int = WIDTH) -> float:
+    return float(width / 2 / np.tan(np.radians(degrees) / 2))
+
+
+def drawn(picture: np.ndarray, original: np.ndarray) -> np.ndarray:
+    """Where a picture differs from what it was drawn on by more than an encoder's noise."""
+    return np.abs(picture.astype(int) - original.astype(int)).max(axis=2) > 60
+
+
+# ---- What is answered
+
+
+def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
+    shown = ask("where is the chair?")
+    words = "chair: centre (0.10, 0.10, 2.00) m, size 0.60 x 0.60 x 0.60 m, turned 0 degrees, seen from frame 1\n"
+    assert (shown.code, shown.out) == (0, words)
+    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame01.png", "video.mp4"]
+    answer = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
+    assert (answer["task"], answer["text"], answer["frame"], answer["unreadable"]) == (
+        "grounding",
+        GROUNDING_ANSWER,
+        1,
+        None,
+    )
+    assert answer["boxes"] == [{"label": "chair", "bbox_3d": BOX}]
+    assert answer["question"] == "where is the chair?"
+    assert answer["files"] == ["look/my/frame01.png", "look/my/video.mp4"]
+    assert answer["video"]["frames"] == [0, FRAMES - 1]
+    assert answer["video"]["times"] == [0.0, (FRAMES - 1) / RATE]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_picture_is_the_answered_frame_with_the_box_on_it(ask):
+    assert ask("where is the chair").code == 0
+    picture = np.asarray(Image.open("look/my/frame01.png"))
+    frame = read_frames("my.mp4", FRAMES).images[-1]
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    rows, columns = np.nonzero(drawn(picture, frame))
+    # The near face of the box is 1.7 m away, and the assumed camera sees 58 degrees.
+    left = (WIDTH - 1) / 2 + focal(58) * (0.1 - 0.3) / 1.7
+    right = (WIDTH - 1) / 2 + focal(58) * (0.1 + 0.3) / 1.7
+    bottom = (HEIGHT - 1) / 2 + focal(58) * (0.1 + 0.3) / 1.7
+    assert abs(columns.min() - left) < 3
+    assert abs(rows.max() - bottom) < 3
+    assert columns.max() >= right - 3
+
+
+def test_without_a_camera_path_the_video_holds_the_answered_frame(ask):
+    assert ask("where is the chair").code == 0
+    movie = read_frames("look/my/video.mp4", 5)
+    assert (movie.info.frames, movie.info.rate) == (5, pytest.approx(2))
+    first, *rest = movie.images
+    shown = np.asarray(Image.open("look/my/frame01.png"))
+    assert np.abs(first.astype(int) - read_frames("my.mp4", 1).images[0]).mean() < 6
+    assert all(np.abs(image.astype(int) - shown).mean() < 6 for image in rest)
+
+
+@pytest.mark.parametrize(
+    ("question", "task", "value", "boxes"),
+    [
+        pytest.param("where is the chair", "grounding", None, 1, id="where"),
+        pytest.param("Find the chair.", "grounding", None, 1, id="find"),
+        pytest.param("find every chair", "detection", None, 1, id="every"),
+        pytest.param("how many chairs are there", "text", 1.0, 0, id="how many"),
+    ],
+)
+def test_the_kind_of_a_question_is_told_from_its_words(ask, question, task, value, boxes):
+    document = ask(question, "--json").document
+    assert (document["task"], document["value"], len(document["boxes"])) == (task, value, boxes)
+    # As many frames as the model was trained on for this kind.
+    assert len(document["video"]["frames"]) == 2
+    assert {Path(file).suffix for file in document["files"]} == ({".png", ".mp4"} if boxes else set())
+
+
+def test_the_kind_can_be_said(ask):
+    assert ask("the chair", "--task", "grounding", "--json").document["boxes"][0]["bbox_3d"] == BOX
+    assert ask("where is the chair", "--task", "text", "--json").document["boxes"] == []
+    assert ask("where is the chair", "--task", "sculpture").code == 2
+
+
+def test_a_box_is_labelled_by_its_answer_or_else_by_the_question(ask, monkeypatch):
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: [GROUNDING_ANSWER])
+    assert ask("Where is the big red chair?", "--json").document["boxes"][0]["label"] == "big red chair"
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: [DETECTION_ANSWER])
+    assert ask("find every table", "--json").document["boxes"][0]["label"] == "chair"
+
+
+def test_json_is_what_the_file_holds_and_quiet_is_the_answer_alone(ask):
+    document = ask("where is the chair", "--json", "--out", "o").document
+    assert document == json.loads(Path("o/answer.json").read_text(encoding="utf-8"))
+    shown = ask("how many chairs are there", "--quiet")
+    assert (shown.code, shown.out, shown.err) == (0, "1\n", "")
+    assert ask("where is the chair", "--json", "--quiet").code == 2
+
+
+def test_facts_go_to_stderr(ask):
+    shown = ask("where is the chair", "--out", "o")
+    for words in ("my.mp4  96x64  4 fps  2.0 s -> 2 frames", "wrote   o/frame01.png  o/video.mp4  o/answer.json"):
+        assert words in shown.err
+        assert words not in shown.out
+
+
+def test_an_answer_that_cannot_be_read_is_told_as_it_is(rft3d, world):
+    shown = rft3d("infer", world.clip, "where is the chair", "--model", world.fresh, "--max-tokens", 4)
+    assert shown.code == 0
+    assert shown.out.startswith("no box could be read: ")
+    answer = json.loads(Path("look/clip/answer.json").read_text(encoding="utf-8"))
+    assert answer["unreadable"]
+    assert (answer["boxes"], answer["frame"], answer["files"]) == ([], None, [])
+    assert [path.name for path in Path("look/clip").iterdir()] == ["answer.json"]
+
+
+def test_control_characters_of_a_model_do_not_reach_the_terminal(ask, monkeypatch):
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: ["\x1b[2Jgone\x07"])
+    shown = ask("what is this")
+    assert shown.out == " [2Jgone \n"
+    assert json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))["text"] == "\x1b[2Jgone\x07"
+
+
+# ---- Cameras
+
+
+def test_an_unknown_camera_is_assumed_and_said_to_be(ask):
+    shown = ask("where is the chair", "--json")
+    camera = shown.document["camera"]
+    assert (camera["source"], camera["fov_assumed"]) == ("assumed", 58.0)
+    assert camera["intrinsic"][0][0] == pytest.approx(focal(58))
+    assert "field of view of 58 degrees is assumed (give yours with --fov)" in shown.err
+
+
+def test_a_given_field_of_view_is_not_an_assumption(ask):
+    shown = ask("where is the chair", "--fov", 70, "--json")
+    camera = shown.document["camera"]
+    assert (camera["source"], camera["fov_assumed"]) == ("fov", None)
+    assert camera["intrinsic"][0][0] == pytest.approx(focal(70))
+    assert "assumed" not in shown.err
+
+
+@pytest.mark.parametrize("place", ["my.camera.json", "elsewhere.json"])
+def test_a_camera_file_is_taken_for_the_video_s_size(ask, place):
+    twice = {"intrinsic": [[160, 0, 95.5], [0, 160, 63.5], [0, 0, 1]], "image_size": [2 * WIDTH, 2 * HEIGHT]}
+    Path(place).write_text(json.dumps(twice), encoding="utf-8")
+    shown = ask("where is the chair", *(() if place.startswith("my.") else ("--camera", place)), "--json")
+    camera = shown.document["camera"]
+    assert (camera["source"], camera["fov_assumed"]) == ("file", None)
+    assert np.allclose(camera["intrinsic"], INTRINSIC)
+    assert "from its camera file" in shown.err
+    assert "assumed" not in shown.err
+
+
+def test_with_a_camera_path_the_box_stays_where_it_is(ask):
+    # The camera turns round after half of the clip: the box is behind it, and is drawn in no later frame.
+    half = FRAMES // 2
+    poses = [BEHIND] * half + [IDENTITY] * half
+    Path("my.camera.json").write_text(json.dumps({**CAMERA, "cam_to_world": poses}), encoding="utf-8")
+    assert ask("where is the chair").code == 0
+    movie = read_frames("look/my/video.mp4", FRAMES)
+    assert (movie.info.frames, movie.info.rate) == (FRAMES, pytest.approx(RATE))
+    counts = [drawn(new, old).sum() for new, old in zip(movie.images, clip_pictures(), strict=True)]
+    assert max(counts[:half]) == 0
+    assert min(counts[half:]) > 50
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param("{", "is wrong", id="no JSON"),
+        pytest.param("[]", "is wrong", id="a list"),
+        pytest.param('{"intrinsic": [[1]]}', "is wrong", id="a number"),
+        pytest.param(json.dumps({**CAMERA, "image_size": [0, 0]}), "image_size [0, 0] is empty", id="no size"),
+        pytest.param(
+            json.dumps({**CAMERA, "intrinsic": [[float("nan")] * 3] * 3}), "numbers that are not finite", id="NaN"
+        ),
+        pytest.param(json.dumps({**CAMERA, "cam_to_world": IDENTITY}), "holds 4 × 4 matrices", id="one pose"),
+        pytest.param(json.dumps({**CAMERA, "cam_to_world": [IDENTITY] * 9}), "8 frames, and its camera file 9 poses",
+                     id="a pose too many"),
+        pytest.param(json.dumps({**CAMERA, "cam_to_world": [IDENTITY] * 2}), "8 frames, and its camera file 2 poses",
+                     id="poses that lack"),
+    ],
+)  # fmt: skip
+def test_a_wrong_camera_file_stops_before_the_model_is_asked(ask, monkeypatch, text, problem):
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: pytest.fail("the model was asked"))
+    Path("my.camera.json").write_text(text, encoding="utf-8")
+    shown = ask("where is the chair")
+    assert shown.code == 3
+    assert len(shown.errors) == 1
+    assert problem in shown.errors[0]
+    assert "camera file" in shown.errors[0]
+    assert shown.hint
+    assert not Path("look").exists()
+
+
+# ---- Videos
+
+
+def test_a_folder_of_frames_is_a_video(ask, monkeypatch):
+    Path("frames").mkdir()
+    for number, picture in enumerate(clip_pictures()):
+        Image.fromarray(picture).save(f"frames/{number}.png")
+    document = ask("where is the chair", "--json", video="frames").document
+    assert document["video"]["frames"] == [0, FRAMES - 1]
+    assert document["files"] == ["look/frames/frame01.png", "look/frames/video.mp4"]
+    monkeypatch.chdir("frames")
+    assert ask("how many chairs are there", "--json", video=".").document["video"]["path"] == "."
+    assert Path("look/frames/answer.json").is_file()
+
+
+def test_a_clip_that_was_cut_off_is_answered_and_said_to_be_damaged(ask):
+    long = [picture for picture in clip_pictures() for _ in range(8)]
+    write_mp4("whole.mp4", long, RATE)
+    data = Path("whole.mp4").read_bytes()
+    Path("cut.mp4").write_bytes(data[: len(data) * 3 // 4])
+    assert probe("cut.mp4").damaged
+    shown = ask("how many chairs are there", "--json", video="cut.mp4")
+    assert shown.document["video"]["damaged"] is True
+    assert "the file announces 16.0 s" in shown.err
+
+
+def test_a_short_clip_repeats_frames_and_says_so(ask):
+    assert "12 frames asked of a clip of 8: some are repeated" in ask("how many chairs", "--frames", 12).err
+
+
+@pytest.mark.parametrize("out", [".", "look/.."])
+def test_the_annotated_video_never_replaces_the_video(ask, out):
+    Path("look").mkdir()
+    before = Path("my.mp4").rename("video.mp4").read_bytes()
+    shown = ask("where is the chair", "--out", out, video="video.mp4")
+    assert shown.code == 2
+    assert "would be written over video.mp4" in shown.errors[0]
+    assert "--out" in shown.hint
+    assert Path("video.mp4").read_bytes() == before
+
+
+def test_a_folder_of_frames_is_no_place_for_the_answer(ask):
+    Path("frames").mkdir()
+    Image.fromarray(clip_pictures()[0]).save("frames/frame00.png")
+    shown = ask("where is the chair", "--out", "frames", video="frames")
+    assert shown.code == 2
+    assert [path.name for path in Path("frames").iterdir()] == ["frame00.png"]
+
+
+# ---- The shipped model
+
+
+def test_the_shipped_model_answers_about_a_room(rft3d):
+    room = RoomsSpec(1, 9, objects=(2, 3), seconds=4, fps=2, size=(96, 72), antialias=1, val=0)
+    build(room, Path("rooms"), workers=1)
+    (clip,) = Path("rooms/vsibench/rooms").glob("*.mp4")
+    shown = rft3d("infer", clip, "where is the table", "--json")
+    document = shown.document
+    assert document["model"]["name"] == "tiny"
+    assert "only knows rft3d's synthetic rooms" in shown.err
+    assert document["camera"]["source"] == "file"
+    (box,) = document["boxes"]
+    assert 0.2 < np.linalg.norm(box["bbox_3d"][:3]) < 10
+    assert probe(f"look/{clip.stem}/video.mp4").frames == probe(clip).frames

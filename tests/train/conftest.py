@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import gc
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import World, grpo_tree, recipe, sft_tree, write_data
+
+from rft3d_cli.recipe import Recipe
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    from rft3d_cli.models import tiny
+    from rft3d_cli.train.sft import run_sft
+
+    folder = tmp_path_factory.mktemp("world")
+    write_data(folder)
+    tiny.create(folder / "plain", seed=0)
+    tiny.create(folder / "fused", seed=0, geometry=True)
+    tree = sft_tree(folder, folder / "plain")
+    tree["data"]["eval"] = str(folder / "val.jsonl")
+    tree["rollout"] = {"max_tokens": 24}
+    tree["train"] |= {"steps": 30, "batch": 16, "micro_batch": 16}
+    tree["eval"] = {"every": 10}
+    tree["checkpoint"] = {"every": 100}
+    run_sft(recipe(folder / "warm.yaml", tree), folder / "warm-run")
+    gc.collect()
+    gc.freeze()  # each run begins with a collection, and a process that has imported torch has much to look through
+    return World(folder, folder / "plain", folder / "fused", folder / "warm-run" / "final", folder / "warm-run")
+
+
+@pytest.fixture
+def sft_recipe(world: World, tmp_path: Path) -> Callable[..., Recipe]:
+    def make(*overrides: str, model: Any = None, data: str = "mix") -> Recipe:
+        return recipe(tmp_path / "sft.yaml", sft_tree(world.data, model or world.plain, data), *overrides)
+
+    return make
+
+
+@pytest.fixture
+def grpo_recipe(world: World, tmp_path: Path) -> Callable[..., Recipe]:
+    def make(*overrides: str, model: Any = None, data: str = "mix") -> Recipe:
+        return recipe(tmp_path / "grpo.yaml", grpo_tree(world.data, model or world.warm, data), *overrides)
+
+    return make
