@@ -5,6 +5,7 @@ Nothing heavy is imported here or at the top of a command's module, so that ``rf
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -95,6 +96,8 @@ def main(args: list[str] | None = None) -> None:
             raise
         first_line = (str(error).splitlines() or [""])[0]
         hint = "this is a bug or a case we did not foresee; repeat it as rft3d --debug ... to see where"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some space, then repeat the command"
         _stop(Rft3dError(f"{type(error).__name__}: {first_line}", hint), words)
     sys.exit(code if isinstance(code, int) else 0)
 

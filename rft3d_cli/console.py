@@ -86,17 +86,13 @@ def report(error: Rft3dError) -> None:
     problems = error.problems if isinstance(error, ProblemList) else [error]
     hints = dict.fromkeys(problem.hint for problem in problems if problem.hint)
     hint = "\n      ".join(hints) or error.hint
+    from rich.text import Text
+
     for problem in problems:
-        err().print(f"[bold red]error:[/] {_escape(clean(problem.message))}")
+        err().print(Text.assemble(("error:", "bold red"), f" {clean(problem.message)}"))
     if hint:
         err().print()
-        err().print(f"[bold]hint:[/] {_escape(clean(hint))}")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+        err().print(Text.assemble(("hint:", "bold"), f" {clean(hint)}"))
 
 
 def plain_progress() -> bool:

@@ -29,9 +29,9 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         DataError: Where the folder cannot be written, or ``path`` is a folder itself.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, where a file would be written")
     try:
+        if path.is_dir():
+            raise DataError(f"{path} is a folder, where a file would be written")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)

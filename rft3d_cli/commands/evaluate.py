@@ -172,10 +172,10 @@ def _asked(
 ) -> Asked:
     from rft3d_cli.benchmarks.run import Asked
     from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
-    from rft3d_cli.models.loader import find_model
+    from rft3d_cli.models.loader import FRESH, find_model
     from rft3d_cli.models.predict import Decoding
 
-    defaults = read_defaults(find_model(model))
+    defaults = read_defaults(None if model in FRESH else find_model(model))
     tasks = {record.task for record in source.records}
     longest = max_tokens or max(MAX_TOKENS[task] for task in tasks)
     # A model that we trained is asked as it was trained; where its tasks differ in that, each record says for itself.

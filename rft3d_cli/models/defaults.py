@@ -21,6 +21,8 @@ from rft3d_cli.records import describe
 FILE = "rft3d.json"
 FRAMES = {"detection": 4, "grounding": 32, "choice": 32, "number": 32, "text": 32}
 """VG-LLM's and VSI-Bench's frame counts."""
+ROOMS_ONLY = "only knows rft3d's synthetic rooms; name a real model with --model"
+"""What every tiny model says of itself."""
 MAX_TOKENS = {"detection": 4096, "grounding": 256, "choice": 1024, "number": 1024, "text": 1024}
 
 

@@ -142,7 +142,7 @@ def _reading(name: str) -> Iterator[None]:
     except Rft3dError:
         raise
     except Exception as error:
-        # The first sentence says what is wrong; torch's second one advises to run a stranger's pickle.
+        # The first sentence says what is wrong; those after it are advice on other programs.
         first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
         hint = "model.attention=sdpa needs no other package" if isinstance(error, ImportError) else _AGAIN
         raise SetupError(f"model {name} cannot be loaded: {first}", hint) from error

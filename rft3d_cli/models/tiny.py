@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rft3d_cli import prompts
-from rft3d_cli.models.defaults import Defaults
+from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults
 from rft3d_cli.prepare.rooms.catalogue import CLASSES, COLOURS
 
 FRAME_WIDTH = 64
@@ -205,4 +205,4 @@ def create(directory: Path, *, seed: int = 0, geometry: bool = False) -> None:
     with no_progress():
         model.save_pretrained(directory)
     processor.save_pretrained(directory)
-    Defaults(note="only knows rft3d's synthetic rooms; name a real model with --model").write(directory)
+    Defaults(note=ROOMS_ONLY).write(directory)

@@ -111,6 +111,7 @@ def _caption(picture: Image, text: str, bounds: tuple[float, float, float, float
     """A label above the box, or inside the picture's top edge where there is no room."""
     from PIL import Image, ImageDraw, ImageFont
 
+    text = " ".join(text.split())  # labels come from models, and the tag has one line
     size = max(10, round(max(picture.size) / 32))
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(text)

@@ -82,10 +82,12 @@ def ask(
     start = time.monotonic()
     if not question.strip():
         raise UsageError("the question is empty", 'ask something: "where is the chair"')
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise UsageError("the question is not UTF-8 text", "type it in a terminal that is set to UTF-8")
     _check(video, model, out)
-    from rft3d_cli.models.loader import find_model
+    from rft3d_cli.models.loader import FRESH, find_model
 
-    defaults = read_defaults(find_model(model))
+    defaults = read_defaults(None if model in FRESH else find_model(model))
     kind = guess_task(question) if task == "auto" else task
     # Free questions are asked in the words of VSI-Bench's numeric ones, so with as many frames.
     count = frames or defaults.frames["number" if kind == "text" else kind]

@@ -68,21 +68,27 @@ class ConsoleLog(TrainerCallback):
         if not (due or state.global_step == state.max_steps) or not self._sums:
             return
         if self._rows % 20 == 0:
-            note("  " + "".join(f"{name:>9}" for name in ("step", *(name for name, _ in self.columns), "left")), "bold")
+            heads = [f"{'step':>9}", *(f"{name:>{_width(name)}}" for name, _ in self.columns), f"{'left':>9}"]
+            note("  " + "".join(heads), "bold")
         self._rows += 1
         self._shown = now
         done = state.global_step - self._first
         left = (now - self._start) / max(1, done) * (state.max_steps - state.global_step)
-        cells = [f"{state.global_step:>9}", *(self._cell(key) for _, key in self.columns), f"{duration(left):>9}"]
+        middle = (f"{self._cell(key):>{_width(name)}}" for name, key in self.columns)
+        cells = [f"{state.global_step:>9}", *middle, f"{duration(left):>9}"]
         note("  " + "".join(cells))
         self._sums.clear()
 
     def _cell(self, key: str) -> str:
         values = self._sums.get(key)
         if not values:
-            return f"{'–':>9}"
+            return "–"
         mean = sum(values) / len(values)
-        return f"{mean:>9.1e}" if 0 < abs(mean) < 1e-3 else f"{mean:>9.3f}"
+        return f"{mean:.1e}" if 0 < abs(mean) < 1e-3 else f"{mean:.3f}"
+
+
+def _width(name: str) -> int:
+    return max(9, len(name) + 2)
 
 
 class CompleteMark(TrainerCallback):

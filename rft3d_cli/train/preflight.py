@@ -61,12 +61,12 @@ def preflight(recipe: Recipe) -> Report:
     report.problems += model_problems(config.model)
     train = _read(config.data.train, config, report, "train", required=True)
     _read(config.data.eval, config, report, "eval", required=False)
-    if config.stage == "grpo":
-        _rollouts(config, train, report)
-        _rewards(config, train, report)
-    _batches(config, report)
     if not any(isinstance(problem, SetupError) for problem in report.problems):
         _lengths(config, train, report)
+    if config.stage == "grpo":
+        _rewards(config, train, report)
+        _rollouts(config, train, report)
+    _batches(config, report)
     if not report.problems:
         report.add("model", config.model.name)
     return report
@@ -155,9 +155,13 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
     sample = records[:: max(1, len(records) // SELF_SCORED)][:SELF_SCORED]
     if not sample or report.problems:
         return
-    exact = [rewards.total(rewards.score(exact_answer(record), record)) for record in sample]
-    taught = [rewards.total(rewards.score(target_answer(record), record)) for record in sample]
-    empty = [rewards.total(rewards.score("", record)) for record in sample]
+    try:
+        exact = [rewards.total(rewards.score(exact_answer(record), record)) for record in sample]
+        taught = [rewards.total(rewards.score(target_answer(record), record)) for record in sample]
+        empty = [rewards.total(rewards.score("", record)) for record in sample]
+    except Rft3dError as error:
+        report.problems.append(error)
+        return
     report.add(
         "rewards",
         f"of {len(sample)} targets: full precision {_mean(exact):.3f}, as taught {_mean(taught):.3f}, "

@@ -14,7 +14,7 @@ from typing import Any
 
 from rft3d_cli.console import duration, note
 from rft3d_cli.errors import Rft3dError
-from rft3d_cli.models.defaults import Defaults, read_defaults, trained_defaults
+from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults, trained_defaults
 from rft3d_cli.models.inputs import DEFAULT_FRAMES
 from rft3d_cli.models.loader import FRESH, find_model, no_progress
 from rft3d_cli.models.predict import Decoding
@@ -126,7 +126,8 @@ def run_stage(
     if stopper.signal is not None and step < trained.state.max_steps:
         raise Interrupted(
             f"stopped at step {step} of {trained.state.max_steps}; checkpoint saved",
-            f"rft3d {config.stage} --recipe {recipe.path} --out {out} --resume",
+            # The run's own recipe: the file that it began with may have been changed by words on the command line.
+            f"rft3d {config.stage} --recipe {out / 'recipe.yaml'} --out {out} --resume",
             stopper.signal,
         )
     summary: dict[str, Any] = {
@@ -202,7 +203,8 @@ def _defaults(config: Config, examples: Examples) -> Defaults:
         if example.record.meta.dataset:
             datasets[example.record.meta.dataset] += 1
     base = config.model.name
-    return trained_defaults(frames, datasets, read_defaults(None if base in FRESH else find_model(base)))
+    known = Defaults(note=ROOMS_ONLY) if base in FRESH else read_defaults(find_model(base))
+    return trained_defaults(frames, datasets, known)
 
 
 def save_model(model: Any, processor: FrameProcessor, folder: Path, defaults: Defaults) -> None:

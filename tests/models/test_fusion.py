@@ -136,6 +136,13 @@ def test_text_without_frames_passes_by_the_branch(fused: Loaded) -> None:
         assert fused.model(input_ids=ids).logits.isfinite().all()
 
 
+def test_it_works_in_bfloat16(fused: Loaded, fused_dir: Path, prompt: EncodedPrompt) -> None:
+    low = Loaded.of(load_model(Model.model_validate({"name": str(fused_dir), "dtype": "bfloat16", "freeze": []})))
+    for given in ({}, {"geometry_images": [frames(fused, prompt)]}):
+        assert (low.logits(prompt, **given).float() - fused.logits(prompt)).abs().max() < 0.5
+        assert (first_logits(low, prompt, **given).float() - fused.logits(prompt)).abs().max() < 0.5
+
+
 # Which frames form a clip
 
 

@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_pickled_weights_do_not_run(plain_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(pickle.dumps(Marker(tmp_path / "ran"), protocol=2))
     message = refused(lambda: load_model(tmp_path / "m")).message
     assert not (tmp_path / "ran").exists()
-    assert "weights_only" not in message  # torch's advice is to run it
+    assert "no file named model.safetensors" in message
 
 
 @pytest.mark.parametrize(
@@ -300,16 +299,16 @@ def test_pickled_weights_do_not_run(plain_dir: Path, tmp_path: Path) -> None:
     ],
 )
 def test_code_beside_the_weights_does_not_run_and_nobody_is_asked(
-    file: str, values: dict[str, Any], plain_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, values: dict[str, Any], fused_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "model"
-    shutil.copytree(plain_dir, folder)
+    shutil.copytree(fused_dir, folder)
     (folder / "code.py").write_text(f"import os; os.mkdir({str(tmp_path / 'ran')!r})\nclass C: pass\n")
     edit(folder, file, lambda document: document.update(values))
     asked: list[object] = []
-    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "y")
-    with suppress(SetupError):
-        load_model(folder)
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "n")
+    message = refused(lambda: load_model(folder)).message
+    assert "custom code" in message
     assert asked == []
     assert not (tmp_path / "ran").exists()
 

@@ -127,6 +127,7 @@ def test_image_tokens_patches_and_types_match(kind: str, store: FrameStore, reco
     assert len(prompt.pixel_values) == prompt.image_grid_thw.prod(axis=1).sum() == 4 * images.sum()
     frames = {"detection": 2, "grounding": 4, "number": 1, "choice": 3, "text": 2}[kind]
     assert len(prompt.image_grid_thw) == frames
+    assert prompt.nbytes == sum(len(getattr(prompt, field.name).tobytes()) for field in fields(prompt))
     runs = np.diff(np.concatenate([[0], images.astype(int), [0]]))
     assert (runs == 1).sum() == frames  # each frame stands by itself, between its own marks
 
@@ -153,13 +154,17 @@ def test_frames_of_a_clip_follow_the_store_then_the_record(media: tuple[Path, di
     assert counts == [2, 3, 32]
 
 
-def test_samplers_of_one_store_and_another_are_not_mixed_up(media: tuple[Path, dict[str, Record]]) -> None:
+def test_clips_sampled_in_two_ways_are_not_mixed_up(media: tuple[Path, dict[str, Record]]) -> None:
     folder, records = media
-    floor, centre = (
-        FrameStore(folder, _processor(), frames=2, sampler=name).load(records["choice"])
-        for name in ("linspace-floor", "chunk-center")
-    )
-    assert floor[1].tobytes() != centre[1].tobytes()
+    store = FrameStore(folder, _processor())
+    clip = records["choice"].video
+    ways = [clip.model_copy(update={"frames": 2, "sampler": name}) for name in ("linspace-floor", "chunk-center")]
+    ways.append(clip.model_copy(update={"frames": 3, "sampler": "chunk-center"}))
+    seen = [store.load(records["choice"].model_copy(update={"video": way})) for way in ways]
+    assert [len(images) for images in seen] == [2, 2, 3]
+    assert seen[0][1].tobytes() != seen[1][1].tobytes()
+    forced = FrameStore(folder, _processor(), frames=2, sampler="chunk-center").load(records["choice"])
+    assert [image.tobytes() for image in forced] == [image.tobytes() for image in seen[1]]
 
 
 def test_turned_pictures_are_set_upright(store: FrameStore, records: dict[str, Record]) -> None:
@@ -280,6 +285,11 @@ def _bomb() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
+def _as(kind: str, folder: Path) -> bytes:
+    picture(1).save(folder / "other", format=kind)
+    return (folder / "other").read_bytes()
+
+
 def _half(suffix: str, folder: Path) -> bytes:
     picture(1).save(folder / f"whole{suffix}")
     data = (folder / f"whole{suffix}").read_bytes()
@@ -294,6 +304,7 @@ def _half(suffix: str, folder: Path) -> bytes:
         pytest.param("text.jpg", lambda _: b"not a picture at all", id="text"),
         pytest.param("half.png", lambda folder: _half(".png", folder), id="half a PNG"),
         pytest.param("half.jpg", lambda folder: _half(".jpg", folder), id="half a JPEG"),
+        pytest.param("gif.png", lambda folder: _as("GIF", folder), id="neither PNG nor JPEG"),
         pytest.param("bomb.png", lambda _: _bomb(), id="ten thousand million pixels"),
     ],
 )
@@ -306,7 +317,7 @@ def test_a_bad_frame_is_named_with_its_record(name: str, make: Any, tmp_path: Pa
     assert "record text/0" in caught.value.message
     assert name in caught.value.message
     assert "\n" not in caught.value.message
-    if name.startswith(("gone", "empty", "text", "bomb")):
+    if name.startswith(("gone", "empty", "text", "gif", "bomb")):
         with pytest.raises(DataError, match="record text/0"):
             store.prompt_length(wrong)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,15 @@ def test_batched_vision_attention_has_transformers_own_gradients(plain_dir: Path
         torch.testing.assert_close(grads[1][name], grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_copy_of_a_model_attends_with_its_own_weights(plain: Loaded) -> None:
+    copy = Loaded(deepcopy(plain.model), plain.processor)
+    prompt = plain.prompt("?", picture(1))
+    assert torch.equal(copy.logits(prompt), plain.logits(prompt))
+    with torch.no_grad():
+        copy.model.model.visual.blocks[0].attn.proj.weight.zero_()
+    assert not torch.equal(copy.logits(prompt), plain.logits(prompt))
+
+
 @pytest.mark.parametrize(
     "lengths",
     [
@@ -239,10 +249,10 @@ def test_segments_do_not_see_each_other(lengths: list[int]) -> None:
     generator = torch.Generator().manual_seed(sum(lengths))
     q, k, v = (torch.randn(sum(lengths), 2, 4, generator=generator, dtype=torch.float64) for _ in range(3))
     ends = torch.tensor([0, *np.cumsum(lengths)])
-    out = segment_attention(q, k, v, ends, 0.5)
+    out = segment_attention(q, k, v, ends, 0.3)
     for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
         for head in range(2):
-            scores = 0.5 * q[start:end, head] @ k[start:end, head].T
+            scores = 0.3 * q[start:end, head] @ k[start:end, head].T
             expected = torch.softmax(scores, dim=-1) @ v[start:end, head]
             torch.testing.assert_close(out[start:end, head], expected)
 

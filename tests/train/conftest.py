@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import World, grpo_tree, recipe, sft_tree, write_data
+from small_runs import KINDS, Kind, World, grpo_tree, recipe, sft_tree, write_data
 
 from rft3d_cli.recipe import Recipe
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("train")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,5 +63,33 @@ def sft_recipe(world: World, tmp_path: Path) -> Callable[..., Recipe]:
 def grpo_recipe(world: World, tmp_path: Path) -> Callable[..., Recipe]:
     def make(*overrides: str, model: Any = None, data: str = "mix") -> Recipe:
         return recipe(tmp_path / "grpo.yaml", grpo_tree(world.data, model or world.warm, data), *overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def kind(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
+    made: dict[str, Kind] = {}
+
+    def make(name: str) -> Kind:
+        if name not in made:
+            stage, model, overrides = KINDS[name]
+            folder = tmp_path_factory.mktemp(name)
+            tree = (sft_tree if stage == "sft" else grpo_tree)(world.data, getattr(world, model))
+            if any(override.startswith("eval.") for override in overrides):
+                tree["data"]["eval"] = str(world.data / "val.jsonl")
+                tree["rollout"] = {**tree.get("rollout", {}), "max_tokens": 20}
+                tree["eval"] = {"limit": 5}
+                tree["log"] = {"completions": 2}
+            if stage == "sft":
+                tree["train"] |= {"lr": 1e-3}
+            from rft3d_cli.train.grpo import run_grpo
+            from rft3d_cli.train.sft import run_sft
+
+            run = run_sft if stage == "sft" else run_grpo
+            one = recipe(folder / "recipe.yaml", tree, *overrides)
+            run(one, folder / "straight", resume=True)  # where there is no run yet, that starts one
+            made[name] = Kind(one, folder / "straight", run)
+        return made[name]
 
     return make

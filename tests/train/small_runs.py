@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,72 @@ class World:
         from rft3d_cli.records import read_records
 
         return read_records(self.data / f"{name}.jsonl").records
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of training, and its run from start to end without a break."""
+
+    recipe: Recipe
+    straight: Path
+    run: Callable[..., dict[str, Any]]
+
+    def differences(self, out: Path) -> list[str]:
+        """What differs between a run's folder and the straight one's, in words."""
+        found = []
+        if weight_bytes(out / "final") != weight_bytes(self.straight / "final"):
+            found.append("weights")
+        if metrics(out) != metrics(self.straight):
+            found.append("metrics")
+        for name in ("completions.jsonl", "best.json"):
+            ours, theirs = (
+                path.read_bytes() if path.is_file() else None for path in (out / name, self.straight / name)
+            )
+            if ours != theirs:
+                found.append(name)
+        return found
+
+
+KINDS: dict[str, tuple[str, str, list[str]]] = {
+    # SFT makes two steps an epoch of eight records: it breaks in the middle of the second.
+    "sft": (
+        "sft",
+        "warm",
+        ["data.limit=8", "train.steps=6", "checkpoint.every=3", "eval.every=2", "eval.metric=loss"],
+    ),
+    "sft-lora": (
+        "sft",
+        "fused",
+        ["data.limit=8", "train.steps=4", "model.geometry=tiny", "model.lora.rank=4", "model.lora.dropout=0.2"],
+    ),
+    "sft-bfloat16": (
+        "sft",
+        "warm",
+        ["data.limit=8", "train.steps=4", "model.dtype=bfloat16", "model.freeze=[vision, vision_merger]"],
+    ),
+    "sft-geometry": (
+        "sft",
+        "fused",
+        ["data.limit=8", "train.steps=4", "model.geometry=tiny", "model.freeze=[geometry]"],
+    ),
+    "grpo": ("grpo", "warm", ["train.kl=0.1", "eval.every=1"]),
+    "grpo-lora": (
+        "grpo",
+        "warm",
+        ["train.kl=0.1", "model.lora.rank=4", "train.lr=1e-2", "train.iterations=2", "train.steps=6"],
+    ),
+}
+
+
+def cli(*words: object) -> int:
+    """Run a command in this process; its exit code."""
+    from rft3d_cli.cli import main
+
+    try:
+        main([str(word) for word in words])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
 
 
 def stage_of(config_recipe: Recipe, out: Path) -> Stage:

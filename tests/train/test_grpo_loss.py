@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import Sample, advantages, gradient_error, policy_loss
+from loss_reference import Sample, advantages, gradient_error, policy_loss
 from small_runs import World, known_warnings_off, policy_trainer
 from transformers import TrainerCallback
 
@@ -47,7 +47,9 @@ class Watched(TrainerCallback):
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         parameters = self.trainer.model.named_parameters()
-        self.gradients.append({name: p.grad.clone() for name, p in parameters if p.requires_grad and p.grad is not None})
+        self.gradients.append(
+            {name: p.grad.clone() for name, p in parameters if p.requires_grad and p.grad is not None}
+        )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         self.logs.append(dict(logs))
@@ -74,7 +76,9 @@ def samples_of(watched: Watched, recipe: Recipe, rollout: int) -> list[Sample]:
     """Completions with advantages from their texts: decoded, scored and normalised here."""
     _, rows, output = watched.rollouts[rollout]
     trainer, config = watched.trainer, recipe.config
-    kept = [ids[mask.bool()].tolist() for ids, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)]
+    kept = [
+        ids[mask.bool()].tolist() for ids, mask in zip(output["completion_ids"], output["completion_mask"], strict=True)
+    ]
     texts = trainer.processing_class.batch_decode(kept, skip_special_tokens=True)
     rewards = []
     for row, text in zip(rows, texts, strict=True):
@@ -118,7 +122,7 @@ CASES = [
 def test_gradient_loss_and_logged_means_follow_the_formula(
     grpo_recipe: Make, world: World, tmp_path: Path, model: str, overrides: list[str]
 ) -> None:
-    # A fresh fused model never answers anything readable: what it is paid for is the file's reward, varied and harmless.
+    # A fresh fused model answers nothing readable: what it is paid for is the reward of this file.
     paid = tmp_path / "letters.py"
     paid.write_text("def letters(text, record):\n    return sum(c.isalpha() for c in text) % 7 / 7\n")
     extra = ["train.steps=1", "checkpoint.every=2", "train.max_grad_norm=1e9", f"rewards.{paid}:letters=1"]

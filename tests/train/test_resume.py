@@ -1,99 +1,30 @@
-"""A run that was stopped, killed or crashed and then resumed is the run that was not: the same bytes, the same lines."""
+"""A run that was stopped, killed or crashed and then resumed is the run that was not: same bytes, same lines."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import World, grpo_tree, metrics, moved, recipe, sft_tree, steps, weight_bytes
+from small_runs import KINDS, Kind, cli, moved, steps, weight_bytes
 
-from rft3d_cli.cli import main
 from rft3d_cli.errors import UsageError
-from rft3d_cli.recipe import Recipe, load_recipe
+from rft3d_cli.recipe import load_recipe
 from rft3d_cli.train.grpo import run_grpo
 from rft3d_cli.train.monitor import MetricsLog
 from rft3d_cli.train.run import newest_complete
-from rft3d_cli.train.sft import run_sft
 from rft3d_cli.train.stage import Interrupted
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of training, and its run from start to end without a break."""
-
-    recipe: Recipe
-    straight: Path
-    run: Callable[..., dict[str, Any]]
-
-    def differences(self, out: Path) -> list[str]:
-        """What differs between a run's folder and the straight one's, in words."""
-        found = []
-        if weight_bytes(out / "final") != weight_bytes(self.straight / "final"):
-            found.append("weights")
-        if metrics(out) != metrics(self.straight):
-            found.append("metrics")
-        for name in ("completions.jsonl", "best.json"):
-            if (out / name).is_file() != (self.straight / name).is_file():
-                found.append(name)
-            elif (out / name).is_file() and (out / name).read_bytes() != (self.straight / name).read_bytes():
-                found.append(name)
-        return found
-
-
-KINDS: dict[str, tuple[str, str, list[str]]] = {
-    # SFT makes two steps an epoch of eight records: it breaks in the middle of the second.
-    "sft": ("sft", "warm", ["data.limit=8", "train.steps=6", "checkpoint.every=3", "eval.every=2"]),
-    "sft-lora": ("sft", "warm", ["data.limit=8", "train.steps=6", "checkpoint.every=3", "model.lora.rank=4"]),
-    "sft-bfloat16": (
-        "sft",
-        "warm",
-        ["data.limit=8", "train.steps=4", "model.dtype=bfloat16", "model.freeze=[vision, vision_merger]"],
-    ),
-    "sft-geometry": ("sft", "fused", ["data.limit=8", "train.steps=4", "model.geometry=tiny", "model.freeze=[geometry]"]),
-    "grpo": ("grpo", "warm", ["train.kl=0.1", "eval.every=1"]),
-    "grpo-lora": (
-        "grpo",
-        "warm",
-        ["train.kl=0.1", "model.lora.rank=4", "train.lr=1e-2", "train.iterations=2", "train.steps=6"],
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def kind(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Kind]:
-    made: dict[str, Kind] = {}
-
-    def make(name: str) -> Kind:
-        if name not in made:
-            stage, model, overrides = KINDS[name]
-            folder = tmp_path_factory.mktemp(name)
-            tree = (sft_tree if stage == "sft" else grpo_tree)(world.data, getattr(world, model))
-            if any(override.startswith("eval.") for override in overrides):
-                tree["data"]["eval"] = str(world.data / "val.jsonl")
-                tree["rollout"] = {**tree.get("rollout", {}), "max_tokens": 20}
-                tree["eval"] = {"limit": 3}
-                tree["log"] = {"completions": 2}
-            if stage == "sft":
-                tree["train"] |= {"lr": 1e-3}
-            run = run_sft if stage == "sft" else run_grpo
-            one = recipe(folder / "recipe.yaml", tree, *overrides)
-            run(one, folder / "straight", resume=True)  # where there is no run yet, that starts one
-            made[name] = Kind(one, folder / "straight", run)
-        return made[name]
-
-    return make
 
 
 def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
@@ -170,6 +101,7 @@ def test_an_incomplete_checkpoint_is_passed_over_and_said_so(
     capsys.readouterr()
     straight.run(straight.recipe, out, resume=True)
     assert "passing over" in (said := capsys.readouterr().err)
+    assert "it/s" not in said
     assert "checkpoint-6" in said
     assert "resuming" in said
     assert "checkpoint-3" in said
@@ -199,24 +131,25 @@ def test_a_changed_recipe_is_refused_with_what_changed(kind: Callable[[str], Kin
 def rft3d(*command: object) -> subprocess.CompletedProcess[str]:
     """The child script; see there."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent.parent)}
-    words = [sys.executable, str(HERE / "child.py"), *map(str, command)]
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    words = [sys.executable, str(HERE / "signal_child.py"), *map(str, command)]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
-def test_ctrl_c_on_the_command_line_ends_with_130_and_a_complete_checkpoint(
+def test_ctrl_c_ends_with_130_a_complete_checkpoint_and_the_command_that_goes_on(
     kind: Callable[[str], Kind], tmp_path: Path
 ) -> None:
     straight = kind("sft")
     out = tmp_path / "run"
-    source = straight.straight / "recipe.yaml"
-    done = rft3d("SIGINT", 2, "sft", "--recipe", source, "--out", out)
+    changes = KINDS["sft"][2]
+    done = rft3d("SIGINT", 2, "sft", "--recipe", straight.recipe.path, *changes, "--out", out)
     assert done.returncode == 130, done.stderr
     assert done.stdout == ""
     assert "stopped at step 3 of 6" in done.stderr
-    assert f"--out {out} --resume" in done.stderr
     assert "Traceback" not in done.stderr
     assert newest_complete(out / "checkpoints") == out / "checkpoints" / "checkpoint-3"
-    run_sft(load_recipe(source), out, resume=True)
+    hint = done.stderr.partition("hint: ")[2].strip()
+    assert hint.startswith("rft3d sft ")
+    assert cli(*shlex.split(hint)[1:]) == 0
     assert straight.differences(out) == []
 
 
@@ -226,6 +159,8 @@ def test_a_killed_process_resumes_to_the_same_bytes(kind: Callable[[str], Kind],
     source = straight.straight / "recipe.yaml"
     done = rft3d("SIGKILL", 3, "grpo", "--recipe", source, "--out", out)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.stdout == ""
+    assert "it/s" not in done.stderr  # the bars of libraries that load and save one shard
     assert steps(out) == [1, 2, 3]
     assert newest_complete(out / "checkpoints") == out / "checkpoints" / "checkpoint-2"
     run_grpo(load_recipe(source), out, resume=True)
@@ -241,9 +176,7 @@ def test_a_second_ctrl_c_stops_at_once_with_130(
 
     at_step(monkeypatch, 1, twice)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit) as caught:
-        main(["sft", "--recipe", str(kind("sft").straight / "recipe.yaml"), "--out", str(tmp_path / "run")])
-    assert caught.value.code == 130
+    assert cli("sft", "--recipe", kind("sft").straight / "recipe.yaml", "--out", tmp_path / "run") == 130
     assert newest_complete(tmp_path / "run" / "checkpoints") is None
     assert signal.getsignal(signal.SIGINT) is before
     assert "stopping after this step" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Losses and positions written down a second time, one unpadded sequence at a time, for comparison with the trainers."""
+"""Losses and positions written down a second time, one unpadded sequence at a time, to compare the trainers with."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def policy_loss(
         every = answer_log_probs(model, sample.prompt, sample.tokens, temperature)
         own = every[torch.arange(len(sample.tokens)), torch.tensor(sample.tokens)]
         with torch.no_grad():
-            before = token_log_probs(old, sample.prompt, sample.tokens, temperature) if old is not None else own.detach()
+            before = (
+                token_log_probs(old, sample.prompt, sample.tokens, temperature) if old is not None else own.detach()
+            )
         ratio = torch.exp(own - before)
         clipped = torch.clamp(ratio, 1 - clip, 1 + clip)
         tokens = -torch.minimum(ratio * sample.advantage, clipped * sample.advantage)

@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import World, cli, recipe, sft_tree
+
+from rft3d_cli.errors import DataError, ProblemList, SetupError, UsageError
+from rft3d_cli.models.inputs import FrameStore
+from rft3d_cli.models.loader import load_processor
+from rft3d_cli.recipe import Recipe, to_yaml
+from rft3d_cli.records import read_records, write_records
+from rft3d_cli.rewards.registry import RewardSet
+from rft3d_cli.train.preflight import exact_answer, preflight
+from rft3d_cli.train.sft import run_sft
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def broken(world: World, tmp_path: Path) -> Path:
+    """Record files that are wrong in one way each, beside the frames of the good ones."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "frames").symlink_to(world.data / "frames")
+    good = (world.data / "detection.jsonl").read_text().splitlines(keepends=True)
+    (folder / "empty.jsonl").write_text("")
+    (folder / "line.jsonl").write_text(good[0] + '{"id": 7}\n')
+    (folder / "twice.jsonl").write_text(good[0] + good[0])
+    lost = [json.loads(line) for line in good]
+    lost[1]["video"]["frames"][0] = "frames/lost.png"
+    (folder / "lost.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))
+    escaping = json.loads(good[0])
+    escaping["video"]["frames"][0] = "../frames/x.png"
+    (folder / "escaping.jsonl").write_text(json.dumps(escaping) + "\n")
+    mute = json.loads(good[0]) | {"task": "text", "target": None, "answer": None}
+    (folder / "mute.jsonl").write_text(good[2] + json.dumps(mute) + "\n")
+    marks = json.loads(good[0])
+    marks["prompt"] = "<image> only one"
+    (folder / "marks.jsonl").write_text(good[2] + json.dumps(marks) + "\n")
+    return folder
+
+
+PROBLEMS = [
+    pytest.param(["data.train={data}/none.jsonl"], DataError, "none.jsonl does not exist", id="no-file"),
+    pytest.param(["data.train={data}/empty.jsonl"], DataError, "holds no records", id="empty-file"),
+    pytest.param(["data.train={data}/line.jsonl"], DataError, "line.jsonl line 2: ", id="bad-line"),
+    pytest.param(["data.train={data}/twice.jsonl"], DataError, "repeats line 1", id="repeated-id"),
+    pytest.param(
+        ["data.train={data}/lost.jsonl"], DataError, "1 of 8 media files are missing, first ", id="lost-frame"
+    ),
+    pytest.param(["data.eval={data}/lost.jsonl"], DataError, "media files are missing", id="lost-held-out-frame"),
+    pytest.param(["data.train={data}/escaping.jsonl"], DataError, "leaves the media root", id="escaping-path"),
+    pytest.param(
+        ["data.train={data}/mute.jsonl"], DataError, "neither an answer nor references", id="nothing-to-teach"
+    ),
+    pytest.param(
+        ["data.train={data}/marks.jsonl"], DataError, "1 <image> marks for 2 frames", id="marks-without-frames"
+    ),
+    pytest.param(["data.media_root={data}/nowhere"], DataError, "media files are missing", id="wrong-media-root"),
+    pytest.param(["model.name={data}/gone"], SetupError, "gone does not exist", id="no-model"),
+    pytest.param(["model.name=someone/never-fetched"], SetupError, "not on this machine", id="model-not-fetched"),
+    pytest.param(["model.geometry=vggt"], SetupError, "VGGT", id="no-vggt"),
+    pytest.param(["train.max_length=40"], DataError, r"record \S+/\d takes \d+ tokens, more than 40", id="too-long"),
+]
+
+
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+@pytest.mark.parametrize(("overrides", "kind", "message"), PROBLEMS)
+def test_a_problem_is_found_before_anything_is_written(
+    sft_recipe: Make,
+    grpo_recipe: Make,
+    broken: Path,
+    tmp_path: Path,
+    stage: str,
+    overrides: list[str],
+    kind: type,
+    message: str,
+) -> None:
+    make = sft_recipe if stage == "sft" else grpo_recipe
+    extra = ["rewards={format: 1, length: 1}"] if stage == "grpo" else []
+    checked = preflight(make(*[override.format(data=broken) for override in overrides], *extra))
+    matching = [problem for problem in checked.problems if isinstance(problem, kind)]
+    with pytest.raises(kind, match=message):
+        raise matching[0]
+    assert len(checked.problems) == 1
+    assert "\n" not in matching[0].message
+
+
+GRPO_PROBLEMS = [
+    pytest.param(["rewards={accuracy: 1}"], "no reward applies to detection records", id="a-task-without-reward"),
+    pytest.param(["data.limit=1", "rollout.prompts=2"], "1 records do not fill a rollout of 2", id="too-few-records"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), GRPO_PROBLEMS)
+def test_a_rollout_that_cannot_work_is_refused(grpo_recipe: Make, overrides: list[str], message: str) -> None:
+    problems = preflight(grpo_recipe(*overrides)).problems
+    assert any(isinstance(problem, UsageError) and message in problem.message and problem.hint for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("stage", "world_size", "fits"),
+    [("sft", "1", True), ("sft", "3", False), ("grpo", "1", True), ("grpo", "2", False)],
+)
+def test_batches_must_divide_over_the_processes(
+    sft_recipe: Make, grpo_recipe: Make, monkeypatch: pytest.MonkeyPatch, stage: str, world_size: str, fits: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", world_size)
+    checked = preflight(sft_recipe() if stage == "sft" else grpo_recipe())
+    assert [type(problem) for problem in checked.problems] == ([] if fits else [UsageError])
+
+
+def test_a_micro_batch_that_does_not_divide_the_batch_is_refused(sft_recipe: Make, grpo_recipe: Make) -> None:
+    with pytest.raises(UsageError, match="no multiple of"):
+        sft_recipe("train.micro_batch=3")
+    with pytest.raises(UsageError, match="no multiple of"):
+        grpo_recipe("train.micro_batch=5")
+
+
+def test_a_checkpoint_within_a_generation_period_is_refused(grpo_recipe: Make) -> None:
+    with pytest.raises(UsageError, match="generation periods"):
+        grpo_recipe("train.iterations=3", "checkpoint.every=4")
+
+
+def test_all_problems_are_listed_at_once_in_the_order_of_their_codes(grpo_recipe: Make, broken: Path) -> None:
+    made = grpo_recipe(
+        f"data.train=[{broken}/none.jsonl, {broken}/lost.jsonl]", f"model.name={broken}/gone", "rewards={accuracy: 1}"
+    )
+    with pytest.raises(ProblemList) as caught:
+        preflight(made).raise_if_any()
+    assert [problem.exit_code for problem in caught.value.problems] == [2, 3, 3, 4]
+    assert caught.value.exit_code == 2
+    for part in ("no reward applies", "none.jsonl", "lost.png", "gone"):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code"),
+    [
+        pytest.param([], 0, id="good"),
+        pytest.param(["train.steps=0"], 2, id="bad-value"),
+        pytest.param(["trian.steps=1"], 2, id="unknown-key"),
+        pytest.param(["data.train=none.jsonl"], 3, id="data"),
+        pytest.param(["model.name=./none"], 4, id="model"),
+        pytest.param(["data.train=none.jsonl", "model.name=./none"], 3, id="data-and-model"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
+def test_exit_codes(
+    sft_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    overrides: list[str], code: int, dry: bool,
+) -> None:  # fmt: skip
+    if code == 0 and not dry:
+        overrides = [*overrides, "train.steps=1"]
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "r.yaml"
+    path.write_text(to_yaml(sft_recipe()))
+    out = tmp_path / "run"
+    assert cli("sft", "--recipe", path, *overrides, "--out", out, *(["--dry-run"] if dry else [])) == code
+    printed = capsys.readouterr()
+    assert out.exists() == (code == 0 and not dry)
+    assert printed.out == ("" if dry or code else f"{out}\n")
+    if code:
+        assert printed.err.count("error: ") == max(1, len([o for o in overrides if "none" in o]))
+        assert "Traceback" not in printed.err
+
+
+def test_a_dry_run_says_what_it_found_and_writes_nothing(
+    grpo_recipe: Make, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(to_yaml(grpo_recipe(f"data.eval={world.data}/val.jsonl", "rollout.max_tokens=5")))
+    before = sorted(tmp_path.rglob("*"))
+    assert cli("grpo", "--recipe", path, "lr=2e-4", "--out", tmp_path / "run", "--dry-run", "--json") == 0
+    printed = capsys.readouterr()
+    document = json.loads(printed.out)
+    assert document["ok"] is True
+    assert document["problems"] == []
+    assert document["out"] == str(tmp_path / "run")
+    checks = document["checks"]
+    assert "4 detection, 4 grounding, 4 choice, 4 number" in checks["train"]
+    assert "2 detection" in checks["eval"]
+    assert checks["rollouts"] == "4 completions × 2 prompts = 8 = 1 process(es) × 8 × 1 micro-batches"
+    # Four tasks: format alone for choice and number, each worth 2; detection and grounding 3.
+    assert "full precision 2.500" in checks["rewards"]
+    assert "empty answer 0.000" in checks["rewards"]
+    assert checks["clipped"].startswith("8 of 16 targets")
+    assert "lr -> train.lr" in printed.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failing_dry_run_prints_the_problems_as_json_too(
+    sft_recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(to_yaml(sft_recipe()))
+    assert cli("sft", "--recipe", path, "data.train=none.jsonl", "--dry-run", "--json") == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is False
+    assert [problem["exit_code"] for problem in document["problems"]] == [3]
+
+
+def test_prompt_lengths_are_known_without_decoding(world: World) -> None:
+    processor = load_processor(str(world.plain))
+    assert processor is not None
+    for name in ("mix", "val"):
+        source = read_records(world.data / f"{name}.jsonl")
+        store = FrameStore(source.media_root, processor)
+        for record in source.records:
+            for one in (record, record.model_copy(update={"camera": None})):
+                assert store.prompt_length(one) == len(store.encode(one))
+
+
+def test_the_limit_is_what_the_models_positions_reach(sft_recipe: Make, grpo_recipe: Make) -> None:
+    problems = preflight(grpo_recipe("rollout.max_tokens=4090")).problems
+    assert [type(problem) for problem in problems] == [DataError]
+    assert "more than 4,096" in problems[0].message
+    assert preflight(sft_recipe()).problems == []
+
+
+def test_the_longest_record_is_named_exactly(world: World, sft_recipe: Make) -> None:
+    checks = dict(preflight(sft_recipe()).lines)
+    name, tokens = checks["longest"].split(": ")
+    record = next(record for record in world.records("mix") if record.id == name)
+    processor = load_processor(str(world.plain))
+    assert processor is not None
+    prompt = FrameStore(world.data, processor).encode(record)
+    answer = processor.tokenizer(record.answer, add_special_tokens=False)["input_ids"]
+    assert tokens == f"{len(prompt) + len(answer) + 1:,} tokens of 4,096"
+
+
+@pytest.mark.parametrize("task", ["detection", "grounding", "choice", "number"])
+def test_the_target_at_full_precision_is_worth_everything(world: World, task: str) -> None:
+    rewards = RewardSet({"det_f1": 1, "det_iou": 1, "det_soft_f1": 1, "ground_iou": 1, "accuracy": 1, "mra": 1})
+    for record in world.records(task):
+        scores = rewards.score(exact_answer(record), record)
+        assert scores
+        assert all(score.value == pytest.approx(1.0, abs=1e-9) for score in scores.values())
+
+
+def test_the_code_of_a_reward_file_is_announced(
+    grpo_recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def paid(text, record):\n    return 1.0\n")
+    preflight(grpo_recipe(f"rewards={{{path}:paid: 1}}"))
+    assert f"running code from {path} (sha256 " in capsys.readouterr().err
+
+
+def test_a_model_without_a_tokenizer_cannot_be_trained(sft_recipe: Make, world: World, tmp_path: Path) -> None:
+    bare = shutil.copytree(world.plain, tmp_path / "bare")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / name).unlink()
+    problems = preflight(sft_recipe(model=bare)).problems
+    assert [type(problem) for problem in problems] == [SetupError]
+    assert "tokenizer" in problems[0].message
+
+
+def test_an_unreadable_frame_ends_the_run_with_the_record_and_the_file(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(world.data / "frames", folder / "frames")
+    write_records(folder / "detection.jsonl", world.records("detection")[:1])
+    torn = folder / "frames" / "detection-0-1.png"
+    torn.write_bytes(torn.read_bytes()[:200])
+    made: Any = recipe(tmp_path / "r.yaml", sft_tree(folder, world.plain, "detection"))
+    with pytest.raises(DataError, match=r"record detection/0: frame .*detection-0-1\.png"):
+        run_sft(made, tmp_path / "run")
