@@ -38,7 +38,7 @@ SCORES = (
     ("detection", "recall", "micro.recall"),
     ("detection", "F1 at IoU 0.25", "micro.f1"),
     ("grounding", "Acc@0.25", "overall.acc@0.25"),
-    ("grounding", "mean IoU", "mean_iou"),
+    ("grounding", "mean IoU", "overall.mean_iou"),
     ("questions", "mean relative accuracy and accuracy", "overall_micro"),
 )
 BENCHMARKS = {"detection": "detection", "grounding": "scanrefer", "questions": "vsibench"}
@@ -67,7 +67,7 @@ class Plan:
 
 PLANS = {
     "full": Plan(
-        uncertain=(320, 128), few=(120, 64), sft_steps=500, grpo_steps=90, held_out=128,
+        uncertain=(320, 128), few=(120, 64), sft_steps=500, grpo_steps=70, held_out=128,
         seconds={"rooms": 25, "records": 8, "sft": 200, "before": 25, "grpo": 150, "after": 20, "pictures": 10},
     ),
     "quick": Plan(
