@@ -41,6 +41,8 @@ SCORES = (
     ("grounding", "mean IoU", "overall.mean_iou"),
     ("questions", "mean relative accuracy and accuracy", "overall_micro"),
 )
+WRITTEN = ("rooms", "media", "runs", "eval", "look", "*-train.*", "*-val.*")
+"""What a demo's folder holds beside its ``demo.json``."""
 BENCHMARKS = {"detection": "detection", "grounding": "scanrefer", "questions": "vsibench"}
 
 
@@ -218,9 +220,7 @@ def run_demo(run: Run, out: Path, plan: Plan, *, from_scratch: bool, seed: int) 
         UsageError: Where ``out`` exists and no demo made it.
     """
     marker = out / "demo.json"
-    if out.exists() and not marker.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and was not made by the demo", "name another folder with --out")
-    shutil.rmtree(out, ignore_errors=True)
+    clear(out, marker)
     # Written at once, so that an interrupted demo can be repeated in the same folder.
     write_json(marker, {"schema": 1, "finished": False})
     demo = Demo(run, out, seed)
@@ -262,6 +262,25 @@ def run_demo(run: Run, out: Path, plan: Plan, *, from_scratch: bool, seed: int) 
     write_json(marker, document)
     note(f"  done in {duration(sum(clock.spent.values()))}", "bold")
     return document
+
+
+def clear(out: Path, marker: Path) -> None:
+    """Remove what an earlier demo wrote, and nothing else.
+
+    Raises:
+        UsageError: Where ``out`` holds anything that no demo wrote.
+    """
+    if not out.exists():
+        return
+    found = sorted(out.iterdir()) if out.is_dir() else [out]
+    foreign = [path for path in found if not any(path.match(pattern) for pattern in (marker.name, *WRITTEN))]
+    if foreign or (found and not marker.is_file()):
+        raise UsageError(f"{out} exists and was not made by the demo", "name another folder with --out")
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, float | None]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core.core_schema import ValidationInfo
 
 from rft3d_cli.errors import DataError
@@ -37,7 +37,16 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Id = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
+def _writable(value: str) -> str:
+    """Half of a surrogate pair is valid JSON and cannot be written to any file."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair") from None
+    return value
+
+
+Id = Annotated[str, BeforeValidator(_text), Field(min_length=1), AfterValidator(_writable)]
 
 
 class _Strict(BaseModel):

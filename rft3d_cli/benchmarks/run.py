@@ -33,6 +33,9 @@ HEADLINE = {
     "vsibench": {"official": "overall", "robust": "overall"},
 }
 
+NO_METRICS = ("schema", "n", "seed", "intervals", "data", "model", "versions")
+"""Numbers of a result that say nothing of its quality."""
+
 
 def select(benchmark: str, records: Sequence[Record], path: Path) -> list[Record]:
     """The records of a file that a benchmark scores; a mixed file gives each benchmark its own.
@@ -186,14 +189,8 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
         UsageError: Where the metric is unknown or the value no number.
         ThresholdError: Where the value is not reached.
     """
-    name, _, text = wanted.partition("=")
-    try:
-        least = float(text)
-    except ValueError:
-        raise UsageError(
-            f"--fail-under {wanted!r} is not METRIC=VALUE", "for example --fail-under micro.f1=40"
-        ) from None
-    known = {key: value for key, value in _numbers(document) if not key.startswith("intervals.")}
+    name, least = threshold(wanted)
+    known = {key: value for key, value in _numbers(document) if key.partition(".")[0] not in NO_METRICS}
     matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
     if len(matches) != 1:
         near = ", ".join(matches or list(known)[:8])
@@ -202,6 +199,23 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
     if value is None or value < least:
         shown = "not measured" if value is None else f"{value:.2f}"
         raise ThresholdError(f"{matches[0]} is {shown}, below {least:g}")
+
+
+def threshold(wanted: str) -> tuple[str, float]:
+    """The metric and the least value of ``METRIC=VALUE``.
+
+    Raises:
+        UsageError: Where it has another form.
+
+    >>> threshold("micro.f1=40")
+    ('micro.f1', 40.0)
+    """
+    name, _, text = wanted.partition("=")
+    try:
+        return name, float(text)
+    except ValueError:
+        hint = "for example --fail-under micro.f1=40"
+        raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", hint) from None
 
 
 def _numbers(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float | None]]:

@@ -55,9 +55,15 @@ def train(
         console.note(f"  {short} -> {full}")
     folder = out or Path(recipe.config.output or f"runs/{recipe.name}")
     if dry_run:
+        from rft3d_cli.errors import Rft3dError
         from rft3d_cli.train.preflight import preflight
+        from rft3d_cli.train.run import check_folder
 
         report = preflight(recipe)
+        try:
+            check_folder(recipe, folder, resume=resume)
+        except Rft3dError as error:
+            report.problems.append(error)
         if as_json:
             console.print_json(
                 {

@@ -103,6 +103,8 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
         from rft3d_cli.errors import UsageError
         from rft3d_cli.records import read_predictions
 
+        for wanted in fail_under or []:
+            running.threshold(wanted)
         source = _read(benchmark, data, media_root)
         records = running.select(benchmark, source.records, data)[:limit]
         folder = out if out is not None or predictions is not None else Path("eval") / benchmark

@@ -75,14 +75,9 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
     Raises:
         UsageError: Where the folder holds a run and ``resume`` was not asked for, or the recipe has changed.
     """
-    known = (out / "run.json").is_file()
-    if known and not resume:
-        raise UsageError(f"{out} holds a run already", "add --resume to continue it, or name another folder with --out")
-    if out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and is not a run's folder", "name another folder with --out")
+    known = check_folder(recipe, out, resume=resume)
     checkpoint = None
     if known:
-        _same_recipe(recipe, out)
         checkpoint = newest_complete(out / "checkpoints")
         for name in ("metrics.jsonl", "completions.jsonl"):
             _cut(out / name, step_of(checkpoint) if checkpoint else 0)
@@ -103,6 +98,18 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
         resumed_from=checkpoint.name if checkpoint else None,
     )
     return run
+
+
+def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> bool:
+    """Whether ``out`` holds a run that is to be continued; see :func:`open_run` for what it refuses."""
+    known = (out / "run.json").is_file()
+    if known and not resume:
+        raise UsageError(f"{out} holds a run already", "add --resume to continue it, or name another folder with --out")
+    if out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and is not a run's folder", "name another folder with --out")
+    if known:
+        _same_recipe(recipe, out)
+    return known
 
 
 def versions() -> dict[str, str]:

@@ -24,6 +24,15 @@ def test_a_folder_that_no_demo_made_is_left_alone(rft3d, kind):
     assert mine.read_text(encoding="utf-8") == "do not touch"
 
 
+def test_a_stranger_s_file_in_a_demo_s_folder_keeps_the_demo_out(rft3d):
+    Path("d").mkdir()
+    Path("d/demo.json").write_text("{}", encoding="utf-8")
+    Path("d/thesis.txt").write_text("do not touch", encoding="utf-8")
+    shown = rft3d("demo", "--quick", "--out", "d")
+    assert (shown.code, shown.errors) == (2, ["d exists and was not made by the demo"])
+    assert sorted(path.name for path in Path("d").iterdir()) == ["demo.json", "thesis.txt"]
+
+
 def test_ctrl_c_in_one_of_its_commands_ends_the_demo(rft3d, monkeypatch):
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt

@@ -145,6 +145,13 @@ def test_with_data_at_hand_what_lacks_is_the_model(train, name):
     assert f"hf download {MODELS[name]}" in shown.hint
 
 
+def test_a_dry_run_refuses_the_folder_that_the_run_would_refuse(train):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("do not touch", encoding="utf-8")
+    shown = train("sft", "--recipe", "sft.yaml", "--dry-run", "--out", "mine")
+    assert (shown.code, shown.errors) == (2, ["mine exists and is not a run's folder"])
+
+
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_a_dry_run_that_finds_nothing_wrong_says_what_it_looked_at(train, stage):
     before = names()

@@ -43,6 +43,7 @@ def grounding(frame: int) -> dict[str, object]:
     [
         pytest.param(detection(prompt=""), "prompt", id="empty prompt"),
         pytest.param(detection(schema=2), "schema", id="another schema"),
+        pytest.param(detection(id="a\ud800"), "surrogate", id="half a surrogate pair"),
         pytest.param(detection(colour="red"), "unknown field colour", id="unknown field"),
         pytest.param(detection(task="dance"), "task", id="unknown task"),
         pytest.param(detection(target=None), "needs a target", id="no target"),
