@@ -311,7 +311,7 @@ def _compare(demo: Demo, path: Path) -> Path:
 
     from rft3d_cli.answers import read_boxes
     from rft3d_cli.rewards.registry import get
-    from rft3d_cli.show.draw import TARGET, draw_boxes, label_colour
+    from rft3d_cli.show.draw import TARGET, draw_boxes, label_colour, with_headings
 
     source = read_records(Path(demo.data("detection", "val")))
     said = [
@@ -342,5 +342,6 @@ def _compare(demo: Demo, path: Path) -> Path:
             views.append(draw_boxes(frame, boxes, intrinsic, colours=[label_colour(label) for label in boxes.labels]))
         rows.append(np.concatenate(views, axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+    picture = with_headings(np.concatenate(rows, axis=0), ("before GRPO", "after GRPO"))
+    Image.fromarray(picture).save(path)
     return path

@@ -88,6 +88,28 @@ def draw_boxes(
     return np.asarray(picture.convert("RGB"))
 
 
+def with_headings(picture: NDArray[np.uint8], headings: Sequence[str]) -> NDArray[np.uint8]:
+    """A picture of equally wide columns with a heading over each.
+
+    Args:
+        picture: ``(H, W, 3)`` RGB.
+        headings: One a column.
+
+    Returns:
+        A taller picture.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    width = picture.shape[1]
+    size = max(12, width // 50)
+    bar = Image.new("RGB", (width, 2 * size), (24, 24, 28))
+    pen, font = ImageDraw.Draw(bar), ImageFont.load_default(size)
+    for column, text in enumerate(headings):
+        middle = (column + 0.5) * width / len(headings)
+        pen.text((middle, size), text, font=font, fill=(255, 255, 255), anchor="mm")
+    return np.concatenate([np.asarray(bar), picture], axis=0)
+
+
 def _wireframe(pen: ImageDraw, box: Floats, intrinsic: Floats, colour: Colour, thickness: int) -> None:
     edges = visible_edges(box, intrinsic)
     if not len(edges):

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from rft3d_cli.geometry.boxes import Boxes3D
-from rft3d_cli.show.draw import PALETTE, TARGET, draw_boxes, label_colour
+from rft3d_cli.show.draw import PALETTE, TARGET, draw_boxes, label_colour, with_headings
 
 WIDTH, HEIGHT = 160, 120
 FOCAL, CENTRE = 130.0, (79.5, 59.5)
@@ -236,3 +236,14 @@ def test_pictures_of_any_size_can_be_drawn_on(size):
     image = np.zeros((*size, 3), np.uint8)
     picture = draw_boxes(image, Boxes3D([[0, 0, 3, 1, 1, 1, 0, 0, 0]], ["chair"]), INTRINSIC)
     assert picture.shape == image.shape
+
+
+def test_headings_stand_over_their_columns_and_leave_the_picture_as_it_is():
+    picture = np.full((40, 400, 3), 90, np.uint8)
+    out = with_headings(picture, ("before", "after"))
+    assert np.array_equal(out[-40:], picture)
+    bar = out[:-40]
+    for half in (bar[:, :200], bar[:, 200:]):
+        lit = np.argwhere(half.max(axis=2) > 200)
+        assert len(lit)
+        assert abs(lit[:, 1].mean() - 100) < 15
