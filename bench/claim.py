@@ -14,7 +14,7 @@ RL: dropping boxes below a confidence tuned on training rooms, and the minimum-B
     python bench/claim.py --quick    one seed, a few steps: does it run at all?
     python bench/claim.py --report   only print the tables of the newest run again
 
-Every result is kept in the output folder, and a job that was interrupted continues where it was.
+Every result is kept in the output folder; a job that was interrupted continues with the run that was, from its start.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -123,14 +124,17 @@ class Job:
         """One run of the command line; returns its final model."""
         run = self.out / name
         if not (run / "final").exists():
+            shutil.rmtree(run, ignore_errors=True)
             data = json.dumps([str(path) for path in self.files("train")])
             keys = (f"model.name={model}", f"data.train={data}", f"train.steps={steps}", f"train.seed={self.seed}")
-            rft3d(stage, "--recipe", recipe, *keys, *overrides, "--out", run, *(["--resume"] if run.exists() else []))
+            rft3d(stage, "--recipe", recipe, *keys, *overrides, "--out", run)
         return run / "final"
 
     def seconds(self, name: str) -> float:
-        """What a finished run took."""
+        """What a finished run took; a resumed one knows only its last part, and equal compute needs the whole."""
         document = json.loads((self.out / name / "run.json").read_text(encoding="utf-8"))
+        if document.get("resumed_from") or "summary" not in document:
+            raise SystemExit(f"{self.out / name} was interrupted: remove it, and what was trained from it")
         return float(document["summary"]["seconds"])
 
     def score(self, models: Mapping[str, Path], steps: int) -> None:

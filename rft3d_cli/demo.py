@@ -41,8 +41,15 @@ SCORES = (
     ("grounding", "mean IoU", "overall.mean_iou"),
     ("questions", "mean relative accuracy and accuracy", "overall_micro"),
 )
-WRITTEN = ("rooms", "media", "runs", "eval", "look", "*-train.*", "*-val.*")
-"""What a demo's folder holds beside its ``demo.json``."""
+WRITTEN = (
+    "rooms",
+    "media",
+    "runs",
+    "eval",
+    "look",
+    *(f"{task}-*.*" for task in ("detection", "grounding", "questions")),
+)
+"""What a demo's folder holds beside its ``demo.json``; ``runs`` and ``eval`` are looked into as well."""
 BENCHMARKS = {"detection": "detection", "grounding": "scanrefer", "questions": "vsibench"}
 
 
@@ -199,7 +206,8 @@ class Demo:
         scene = json.loads((self.out / "rooms" / "shown" / "ScanRefer_filtered_train.json").read_text())
         named = next((row["object_name"] for row in scene if row["description"].startswith("this is the ")), "chair")
         look = self.out / "look"
-        self.command("infer", str(clip), f"where is the {named}", "--model", model, "--out", str(look))
+        said = self.command("infer", str(clip), f"where is the {named}", "--model", model, "--out", str(look))
+        note(f"  {said.strip()}")
         return look
 
 
@@ -274,6 +282,8 @@ def clear(out: Path, marker: Path) -> None:
         return
     found = sorted(out.iterdir()) if out.is_dir() else [out]
     foreign = [path for path in found if not any(path.match(pattern) for pattern in (marker.name, *WRITTEN))]
+    foreign += [path for path in out.glob("runs/*") if path.name not in ("sft", "grpo")]
+    foreign += [path for path in out.glob("eval/*") if path.name not in ("before", "after")]
     if foreign or (found and not marker.is_file()):
         raise UsageError(f"{out} exists and was not made by the demo", "name another folder with --out")
     for path in found:

@@ -187,7 +187,7 @@ class Checkpoint(Section):
     """Checkpoints to resume from."""
 
     every: Count = Field(50, description="Optimiser steps between checkpoints.")
-    keep: Count = Field(2, description="How many of the newest are kept.")
+    keep: Count = Field(2, description="How many of the newest are kept: two at least, so that one is complete.")
 
 
 class Log(Section):

@@ -28,7 +28,8 @@ PATCHES_WIDE = 37
 KEY = "rft3d_frame"
 """``Image.info`` key that names a frame; equal keys mean equal pixels, so a frame's patches are computed once."""
 
-_CACHED_FRAMES = 4096
+_CACHED_BYTES = 2**29
+"""Memory for patches: 2,000 frames of the tiny model and more, or a hundred of a real one."""
 
 
 def frame_size(
@@ -100,6 +101,7 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         self.frame_width = frame_width or PATCHES_WIDE * image_processor.patch_size
         self.max_length: int | None = None
         self._patches: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
+        self._patch_bytes = 0
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     @classmethod
@@ -164,8 +166,9 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         out = np.asarray(done["pixel_values"], dtype=np.float32), np.asarray(done["image_grid_thw"][0])
         if key is not None:
             self._patches[key] = out
-            while len(self._patches) > _CACHED_FRAMES:
-                self._patches.popitem(last=False)
+            self._patch_bytes += out[0].nbytes
+            while self._patch_bytes > _CACHED_BYTES and len(self._patches) > 1:
+                self._patch_bytes -= self._patches.popitem(last=False)[1][0].nbytes
         return out
 
     def _process_images(self, images: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:

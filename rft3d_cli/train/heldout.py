@@ -69,8 +69,8 @@ class HeldOut:
             metrics["reward"] = sum(totals) / len(totals)
         return metrics
 
-    def loss(self, model: Any, batch: int = 32) -> float:
-        """Mean negative log-likelihood of the answers' tokens, in nats."""
+    def loss(self, model: Any, batch: int = 8) -> float:
+        """Mean negative log-likelihood of the answers' tokens, in nats; ``batch`` records a forward pass."""
         import torch
 
         was_training = model.training
@@ -81,8 +81,11 @@ class HeldOut:
                 rows = range(start, min(start + batch, len(self.examples)))
                 inputs = {k: v.to(model.device) for k, v in self.examples.supervised_batch(rows).items()}
                 labels = inputs.pop("labels")[:, 1:]
-                logits = model(**inputs).logits[:, :-1].float()
                 known = labels != -100
+                # Logits of the prompt's positions would be most of the memory and none of the result.
+                first = int(known.any(dim=0).nonzero()[0])
+                logits = model(**inputs, logits_to_keep=labels.shape[1] + 1 - first).logits[:, :-1].float()
+                labels, known = labels[:, first:], known[:, first:]
                 total += float(torch.nn.functional.cross_entropy(logits[known], labels[known], reduction="sum"))
                 count += int(known.sum())
         model.train(was_training)

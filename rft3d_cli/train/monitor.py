@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from rft3d_cli.console import PROGRESS_SECONDS, duration, jsonable, note, plain_progress
+from rft3d_cli.files import write_json
 from rft3d_cli.train.run import Run, mark_complete
 
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
@@ -196,10 +198,10 @@ class HeldOutLog(TrainerCallback):
 
     def _keep(self, step: int, metrics: dict[str, float]) -> None:
         value = metrics.get(self.metric)
-        if not self.keep_best or value is None:
+        if not self.keep_best or value is None or not math.isfinite(value):
             return
         best = json.loads(self._record.read_text()) if self._record.is_file() else None
         sign = -1.0 if self.metric == "loss" else 1.0
         if best is None or best["step"] >= step or sign * value > sign * best["value"]:
             self.save(self.run.folder / "best")
-            self._record.write_text(json.dumps({"step": step, "metric": self.metric, "value": value}) + "\n")
+            write_json(self._record, {"step": step, "metric": self.metric, "value": value})

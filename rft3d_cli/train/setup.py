@@ -94,7 +94,8 @@ def arguments(config: Config, run: Run, *, low_precision: bool) -> dict[str, Any
         "logging_steps": config.log.every,
         "save_strategy": "steps",
         "save_steps": config.checkpoint.every,
-        "save_total_limit": config.checkpoint.keep,
+        # One more than asked for while the newest is not yet marked complete: old ones are removed before that.
+        "save_total_limit": max(2, config.checkpoint.keep),
         "eval_strategy": "no",
         "report_to": [name for name in config.log.to if name != "jsonl"],
         "dataloader_num_workers": config.data.workers,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rft3d_cli.console import duration, note
+from rft3d_cli.console import duration, jsonable, note
 from rft3d_cli.errors import Rft3dError
 from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults, trained_defaults
 from rft3d_cli.models.inputs import DEFAULT_FRAMES
@@ -141,7 +141,7 @@ def run_stage(
     }
     if setup.is_main_process():
         save(out / "final")
-        run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=summary)
+        run.update(finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), summary=jsonable(summary))
         note(f"  {step:,} steps in {duration(summary['seconds'])}; model in {out / 'final'}")
     return summary
 
@@ -173,6 +173,7 @@ def _held_out(recipe: Recipe, processor: FrameProcessor, run: Run, trained: Any,
         temperature=config.rollout.temperature,
         top_p=config.rollout.top_p,
         seed=config.train.seed,
+        batch=min(Decoding.batch, config.train.micro_batch),
     )
     rewards = RewardSet(config.rewards, config.reward_options.model_dump()) if config.rewards else None
     scorer = HeldOut(examples, decoding, rewards)
@@ -183,8 +184,8 @@ def _held_out(recipe: Recipe, processor: FrameProcessor, run: Run, trained: Any,
             metrics = scorer.score(
                 model, keep=run.folder / "completions.jsonl", step=step, limit=config.log.completions
             )
-            if config.eval.metric == "loss" or config.stage == "sft":
-                metrics["loss"] = scorer.loss(model)
+            if config.stage == "sft":
+                metrics["loss"] = scorer.loss(model, config.train.micro_batch)
         return metrics
 
     return HeldOutLog(
