@@ -1,6 +1,6 @@
 """Train the shipped tiny models and film the shipped clip, by the command line alone: ``make assets``.
 
-Two hours on two cores. ``assets/models/tiny-sft`` is supervised on detection, grounding and questions in rooms of
+An hour or more on two cores. ``assets/models/tiny-sft`` is supervised on detection, grounding and questions in rooms of
 every kind; ``assets/models/tiny`` is GRPO from there; ``assets/clips/room.mp4`` is a clip of a room that neither has
 seen, with its camera beside it. A part whose result exists in the work folder is not made again.
 """
