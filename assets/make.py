@@ -18,12 +18,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SMALL = ("--size", "128x96", "--antialias", "1")
 ROOMS = {
-    "unc": "--kind uncertain --no-clips --scenes 8256 --val 0.031 --seconds 2 --fps 1 --seed 100",
+    "unc": "--kind uncertain --no-clips --scenes 16256 --val 0.0158 --seconds 2 --fps 1 --seed 100",
     "few": "--scenes 5256 --val 0.0487 --objects 1-4 --seconds 4 --fps 1 --seed 101",
     "many": "--scenes 1656 --val 0.0942 --objects 4-7 --seconds 12 --fps 2 --seed 102",
 }
-SFT_MIX = {"unc": 8000, "few": 2500, "many": 1500, "few-ground": 3500, "many-ground": 1500, "few-vsi": 3000,
-           "many-vsi": 1500}  # fmt: skip
+SFT_MIX = {
+    "unc": 15500,
+    "few": 3000,
+    "many": 1500,
+    "few-ground": 8000,
+    "many-ground": 2000,
+    "few-vsi": 3000,
+    "many-vsi": 1500,
+}
 """Records of each file in the supervised mix."""
 GRPO_MIX = {
     "unc": 2400,
@@ -35,7 +42,8 @@ GRPO_MIX = {
     "many-vsi": 800,
 }
 SFT = (
-    "train.steps=6000 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=1500 checkpoint.every=500"
+    "train.steps=10000 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=2500 eval.limit=448 "
+    "checkpoint.every=500"
 )
 GRPO = "train.steps=120 eval.every=60 checkpoint.every=30"
 

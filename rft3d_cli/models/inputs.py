@@ -33,6 +33,8 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises over a picture that it cannot read."""
 
 DEFAULT_FRAMES = 32
+KEEP = 1 << 30
+"""A GiB of pictures: all of a laptop's rooms, so that every epoch but the first reads no file, and no more of 4B's."""
 DEFAULT_SAMPLER = "linspace-floor"
 
 
@@ -72,7 +74,7 @@ class FrameStore:
         frames: Frames a clip where neither the record nor this says otherwise.
         sampler: Likewise.
         tags: Write ``Frame-i: `` before each frame of a prompt that does not place its frames itself.
-        keep: Pictures to remember.
+        keep: Bytes of pictures to remember; those used longest ago are forgotten first.
     """
 
     def __init__(
@@ -83,12 +85,12 @@ class FrameStore:
         frames: int | None = None,
         sampler: str | None = None,
         tags: bool = False,
-        keep: int = 4096,
+        keep: int = KEEP,
     ) -> None:
         self.media_root, self.processor = media_root, processor
         self.frames, self.sampler, self.tags, self.keep = frames, sampler, tags, keep
-        self._images: OrderedDict[Any, Image.Image] = OrderedDict()
-        self._clips: OrderedDict[Any, list[Any]] = OrderedDict()
+        self._kept: OrderedDict[Any, list[Image.Image]] = OrderedDict()
+        self._kept_bytes = 0
         self._sizes: dict[str, tuple[int, int]] = {}
 
     def encode(self, record: Record) -> EncodedPrompt:
@@ -148,11 +150,21 @@ class FrameStore:
             return self._clip(record.video)
         return [self._image(record, name) for name in record.video.frames]
 
+    def _recall(self, key: Any) -> list[Image.Image] | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def _remember(self, key: Any, images: list[Image.Image]) -> None:
+        self._kept[key] = images
+        self._kept_bytes += _bytes(images)
+        while self._kept_bytes > self.keep:
+            self._kept_bytes -= _bytes(self._kept.popitem(last=False)[1])
+
     def _image(self, record: Record, name: str) -> Image.Image:
         path = media_path(self.media_root, name)
-        if path in self._images:
-            self._images.move_to_end(path)
-            return self._images[path]
+        if (known := self._recall(path)) is not None:
+            return known[0]
         try:
             with Image.open(path, formats=IMAGE_FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
@@ -165,9 +177,7 @@ class FrameStore:
             ) from None
         except _UNREADABLE as error:
             raise DataError(f"record {record.id}: frame {path} cannot be read: {error}") from None
-        self._images[path] = sized
-        while len(self._images) > self.keep:
-            self._images.popitem(last=False)
+        self._remember(path, [sized])
         return sized
 
     def _clip(self, clip: Clip) -> list[Image.Image]:
@@ -176,17 +186,21 @@ class FrameStore:
         count = self.frames or clip.frames or DEFAULT_FRAMES
         sampler = self.sampler or clip.sampler or DEFAULT_SAMPLER
         key = (clip.path, count, sampler)
-        if key not in self._clips:
-            read = open_video(media_path(self.media_root, clip.path), count, sampler)
-            sized = []
-            for index, array in zip(read.indices, read.images, strict=True):
-                image = Image.fromarray(array)
-                image.info = {KEY: f"{self.media_root / clip.path}#{index}"}
-                sized.append(self.processor.size(image))
-            self._clips[key] = sized
-            while len(self._clips) > max(1, self.keep // count):
-                self._clips.popitem(last=False)
-        return self._clips[key]
+        if (known := self._recall(key)) is not None:
+            return known
+        read = open_video(media_path(self.media_root, clip.path), count, sampler)
+        sized = []
+        for index, array in zip(read.indices, read.images, strict=True):
+            image = Image.fromarray(array)
+            image.info = {KEY: f"{self.media_root / clip.path}#{index}"}
+            sized.append(self.processor.size(image))
+        self._remember(key, sized)
+        return sized
+
+
+def _bytes(images: Sequence[Image.Image]) -> int:
+    """What pictures weigh in memory: Pillow takes four bytes a pixel of colour."""
+    return sum(4 * image.width * image.height for image in images)
 
 
 class PlacementError(DataError):

@@ -47,7 +47,7 @@ ANSWER_OPEN, ANSWER_MORE, ANSWER_CLOSE = "```json\n[\n\t", "]},\n\t", "]}\n]```"
 
 PHRASES: tuple[str, ...] = (
     prompts.DETECTION,
-    f"\n{prompts.GROUNDING_HEAD}\nText: ",
+    f"{prompts.GROUNDING_HEAD}\nText: ",
     f"\n{prompts.GROUNDING_TAIL}\n",
     f"{prompts.VSI_HEAD}\n",
     f"\n{prompts.VSI_NUMBER}",
@@ -65,14 +65,15 @@ PHRASES: tuple[str, ...] = (
     *(f"Frame-{i}: " for i in range(8)),
     *(f'{{"label": "{label}", "bbox_3d": [' for label in LABELS),
     *(f"{letter}. " for letter in "ABCDEF"),
+    "(s)",
 )
-"""Pieces that are one token as a whole."""
+"""Pieces that are one token as a whole, as the chat lays them out: it takes the line break after a frame away."""
 
 _WORDS = """
-a above all and any apart appear are away back back-left back-right be behind beside by centimeters chair(s) clip
-closest degrees direction distance do does each every facing far find first floor for forward from front-left
-front-right furniture go have how i in is it its kinds large largest least left length long longest look me measured
-meters missing more near next number object objects of on one only or order please point points reach robot room route
+a above all and any apart appear are at away back back-left back-right be behind beside by centimeters clip closest
+degrees direction distance do does each every facing far find first floor for forward from front-left front-right
+furniture go have how i in is it its kinds large largest least left length long longest look many me measured meters
+missing more near next number object objects of on one only or order please point points reach right robot room route
 show side sides size square stand standing stands start starts than that the there these they this to toward turn
 turns video walls what where which wide with you A All An And Find From How I In It Its Of Show That The This What
 Where Which
@@ -103,7 +104,7 @@ def build_tokenizer() -> Any:
         vocabulary.setdefault(mapped, len(vocabulary))
     phrases = sorted(PHRASES, key=len, reverse=True)
     pattern = "|".join(
-        [*(re.escape(p) for p in phrases), r"-?\d+(?:\.\d+)?(?:, (?=-?\d))?", r" ?[A-Za-z\-]+(?:\(s\))?", r"[\s\S]"]
+        [*(re.escape(p) for p in phrases), r"-?\d+(?:\.\d+)?(?:, (?=-?\d))?", r" ?[A-Za-z\-]+", r"[\s\S]"]
     )
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
