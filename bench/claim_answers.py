@@ -51,10 +51,7 @@ class Asker:
     """
 
     def __init__(self, folder: Path, recipe: str) -> None:
-        self.model, processor = load_model(folder)
-        if processor is None:
-            raise SystemExit(f"{folder} has no tokenizer")
-        self.processor = processor
+        self.model, self.processor = load_model(folder)
         config = load_recipe(recipe).config
         self.rewards = RewardSet(config.rewards, config.reward_options.model_dump())
 

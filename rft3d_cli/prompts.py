@@ -11,6 +11,8 @@ import hashlib
 from collections.abc import Sequence
 
 IMAGE = "<image>"
+FORBIDDEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+"""Tokens that stand for pixels: one written in a text, or sampled, would ask for pixels that do not exist."""
 
 DETECTION = "\n".join(
     (

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from rft3d_cli.records import Sampler
+
 STAGES = ("sft", "grpo", "evaluate", "infer")
 
 
@@ -89,8 +91,8 @@ class Video(Section):
     """Which frames the model sees."""
 
     frames: Maybe[Count] = Field(None, description="Frames a clip; by default what each record says.")
-    sampler: Literal["linspace-floor", "linspace-round", "chunk-center"] = Field(
-        "linspace-floor", description="How frames are chosen from a clip that has more."
+    sampler: Maybe[Sampler] = Field(
+        None, description="How frames are chosen from a clip that has more; by default what each record says."
     )
     tags: bool = Field(
         False, description="Write `Frame-i: ` before each frame, where the prompt does not do so itself."

@@ -73,18 +73,22 @@ class FrameList(_Strict):
         return value
 
 
+Sampler = Literal["linspace-floor", "linspace-round", "chunk-center"]
+"""How a few frames are chosen from a clip, see :mod:`rft3d_cli.video`."""
+
+
 class Clip(_Strict):
     """A video given as one file, sampled when it is read.
 
     Args:
         path: Path relative to the media root.
         frames: How many frames to take; None leaves it to the recipe.
-        sampler: How to choose them, see :mod:`rft3d_cli.video`; None leaves it to the recipe.
+        sampler: How to choose them; None leaves it to the recipe.
     """
 
     path: str = Field(min_length=1)
     frames: int | None = Field(default=None, ge=1)
-    sampler: str | None = None
+    sampler: Sampler | None = None
 
 
 class LabelledBox(_Strict):

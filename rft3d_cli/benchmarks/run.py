@@ -15,7 +15,7 @@ from rft3d_cli.console import progress
 from rft3d_cli.errors import DataError, ThresholdError, UsageError
 from rft3d_cli.files import atomic_writer, sha256, write_json
 from rft3d_cli.prompts import prompt_hash
-from rft3d_cli.records import Record, RecordFile
+from rft3d_cli.records import Record, RecordFile, Sampler
 
 if TYPE_CHECKING:
     from rft3d_cli.models.predict import Decoding
@@ -59,12 +59,16 @@ class Asked:
         decoding: How its answers were decoded.
         frames: Frames a clip, where the command set it.
         media_root: Folder of the media.
+        sampler: How frames are chosen from clips, where the model was trained on one way.
+        tags: Whether frames are numbered in prompts that do not do so themselves.
     """
 
     model: str
     decoding: Decoding
     frames: int | None
     media_root: Path
+    sampler: Sampler | None = None
+    tags: bool = False
 
 
 def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[str, str], dict[str, Any]]:
@@ -79,13 +83,11 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
         Predictions by id, and what the result says of the model.
     """
     from rft3d_cli.models.inputs import FrameStore
-    from rft3d_cli.models.loader import load_model
+    from rft3d_cli.models.loader import load_model, weight_hashes
     from rft3d_cli.models.predict import answers
 
     model, processor = load_model(asked.model)
-    if processor is None:
-        raise DataError(f"model {asked.model} has no tokenizer files")
-    store = FrameStore(asked.media_root, processor, frames=asked.frames)
+    store = FrameStore(asked.media_root, processor, frames=asked.frames, sampler=asked.sampler, tags=asked.tags)
     found: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
     with (
@@ -97,12 +99,12 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
             stream.write(json.dumps({"id": record.id, "prediction": text}, ensure_ascii=False) + "\n")
             stream.flush()
             ticker.advance()
-    folder = Path(str(getattr(model.config, "_name_or_path", "")))
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     about = {
         "name": asked.model,
-        "sha256": {path.name: sha256(path) for path in weights},
+        "sha256": weight_hashes(asked.model),
         "frames": asked.frames,
+        "sampler": asked.sampler,
+        "tags": asked.tags,
         "frame_width": processor.frame_width,
         "decoding": asked.decoding.document(),
     }

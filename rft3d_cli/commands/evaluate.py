@@ -173,11 +173,11 @@ def _asked(
     batch: int,
 ) -> Asked:
     from rft3d_cli.benchmarks.run import Asked
-    from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
-    from rft3d_cli.models.loader import FRESH, find_model
+    from rft3d_cli.models.defaults import MAX_TOKENS
+    from rft3d_cli.models.loader import defaults_of
     from rft3d_cli.models.predict import Decoding
 
-    defaults = read_defaults(None if model in FRESH else find_model(model))
+    defaults = defaults_of(model)
     tasks = {record.task for record in source.records}
     longest = max_tokens or max(MAX_TOKENS[task] for task in tasks)
     # A model that we trained is asked as it was trained; where its tasks differ in that, each record says for itself.
@@ -187,6 +187,8 @@ def _asked(
         Decoding(max_tokens=longest, sample=sample, seed=seed, batch=batch),
         frames or (own.pop() if len(own) == 1 else None),
         source.media_root,
+        defaults.sampler,
+        defaults.tags,
     )
 
 

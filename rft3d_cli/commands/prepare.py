@@ -40,6 +40,7 @@ from rft3d_cli.commands._prepare import (
     two_numbers,
     work_policy,
 )
+from rft3d_cli.records import Sampler
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -353,7 +354,7 @@ def vsibench(
         int, typer.Option(min=1, max=1024, help="Frames that a model is to see.", rich_help_panel=CONTENT)
     ] = 32,
     sampler: Annotated[
-        Literal["linspace-floor", "linspace-round", "chunk-center"],
+        Sampler,
         typer.Option(help="How they are to be chosen.", rich_help_panel=CONTENT),
     ] = "linspace-floor",
     allow_missing: Annotated[

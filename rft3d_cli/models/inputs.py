@@ -19,15 +19,12 @@ from PIL import Image, ImageOps
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.models.processor import KEY, FrameProcessor
-from rft3d_cli.prompts import IMAGE
+from rft3d_cli.prompts import FORBIDDEN, IMAGE
 from rft3d_cli.records import Clip, FrameList, Record, media_path
 from rft3d_cli.video import IMAGE_FORMATS
 
 if TYPE_CHECKING:
     import torch
-
-FORBIDDEN = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-"""Tokens that stand for pixels: one written in a text, or sampled, would ask for pixels that do not exist."""
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises over a picture that it cannot read."""
@@ -256,9 +253,11 @@ def encode_messages(
     )
 
 
-def encode_prompt(processor: FrameProcessor, prompt: str, images: Sequence[Image.Image]) -> EncodedPrompt:
-    """Ids and patches of one prompt with its frames."""
-    return encode_messages(processor, chat(prompt, len(images)), images)
+def encode_prompt(
+    processor: FrameProcessor, prompt: str, images: Sequence[Image.Image], *, tags: bool = False
+) -> EncodedPrompt:
+    """Ids and patches of one prompt with its frames; see :func:`chat`."""
+    return encode_messages(processor, chat(prompt, len(images), tags=tags), images)
 
 
 def encode_answer(processor: FrameProcessor, answer: str) -> NDArray[np.int64]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft3d_cli.errors import Rft3dError, SetupError
+from rft3d_cli.files import sha256
 from rft3d_cli.resources import assets_dir
 
 if TYPE_CHECKING:
+    from rft3d_cli.models.defaults import Defaults
     from rft3d_cli.models.processor import FrameProcessor
     from rft3d_cli.recipe_schema import Lora, Model
 
@@ -70,11 +72,35 @@ def model_problems(spec: Model) -> list[Rft3dError]:
     if spec.name in FRESH:
         return problems
     try:
-        if find_model(spec.name) is None and _snapshot(spec.name) is None:
+        folder = find_model(spec.name) or _snapshot(spec.name)
+        if folder is None:
             problems.append(_not_fetched(spec.name))
+        elif spec.lora is not None:
+            problems += _other_adapters(folder, spec.lora)
     except SetupError as error:
         problems.append(error)
     return problems
+
+
+def _other_adapters(folder: Path, lora: Lora) -> list[Rft3dError]:
+    """Adapters that a model brings are trained on as they are: a recipe that asks for others would not get them."""
+    if not (folder / "adapter_config.json").is_file():
+        return []
+    with _reading(str(folder)):
+        config = _adapter_config(folder)
+        brought = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}
+    asked = lora.model_dump(include={*brought})
+    other = [name for name in brought if brought[name] != asked[name]]
+    if not other:
+        return []
+    brings = ", ".join(f"{name} {brought[name]:g}" for name in other)
+    asks = ", ".join(f"{asked[name]:g}" for name in other)
+    return [
+        SetupError(
+            f"model.lora: {folder} brings adapters of {brings}, and the recipe asks for {asks}",
+            "set " + " ".join(f"model.lora.{name}={brought[name]:g}" for name in other) + ", or model.lora=null",
+        )
+    ]
 
 
 def _snapshot(name: str) -> Path | None:
@@ -108,7 +134,30 @@ def _fresh(name: str, geometry: bool, seed: int) -> tuple[Path, Any]:
     return folder, holder
 
 
-def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FrameProcessor | None]:
+def defaults_of(name: str) -> Defaults:
+    """What a model says of how it was trained; see :func:`find_model` for what a name may be."""
+    from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults
+
+    return Defaults(note=ROOMS_ONLY) if name in FRESH else read_defaults(find_model(name))
+
+
+def weight_hashes(name: str) -> dict[str, str]:
+    """SHA-256 of every weight file that a name stands for, by file name; adapters and the model under them.
+
+    A freshly made model has none: its name and seed say all.
+
+    Raises:
+        SetupError: Where there is no such model.
+    """
+    if name in FRESH:
+        return {}
+    spec = _section(name)
+    folder = _folder(spec, 0)
+    base = {} if (folder / "config.json").is_file() else weight_hashes(_base_name(folder, name))
+    return base | {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FrameProcessor]:
     """Load a model and its processor.
 
     Args:
@@ -116,11 +165,11 @@ def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FramePr
         seed: Initial weights of ``tiny-random`` and of new adapters.
 
     Returns:
-        The model in evaluation mode, and its processor, or None for a folder without tokenizer files. With a recipe's
-        section the named parts are frozen and adapters are added.
+        The model in evaluation mode, and its processor. With a recipe's section the named parts are frozen and adapters
+        are added.
 
     Raises:
-        SetupError: Where weights are missing.
+        SetupError: Where weights or tokenizer files are missing.
     """
     spec = _section(spec)
     folder = _folder(spec, seed)
@@ -162,7 +211,7 @@ def no_progress() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_processor(spec: Model | str | Path, *, seed: int = 0) -> FrameProcessor | None:
+def load_processor(spec: Model | str | Path, *, seed: int = 0) -> FrameProcessor:
     """A model's processor without its weights; see :func:`load_model`."""
     spec = _section(spec)
     folder = _folder(spec, seed)
@@ -233,16 +282,27 @@ def _base(folder: Path, spec: Model, seed: int) -> Path:
     """The folder of the model that a folder's adapters belong to; the folder itself where it holds a whole model."""
     if not (folder / "adapter_config.json").is_file():
         return folder
+    name = _base_name(folder, spec.name)
     with _reading(spec.name):
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        name = config["base_model_name_or_path"]
-        if not isinstance(name, str) or not name:
-            raise SetupError(f"the adapters in {folder} do not name their base model", "set base_model_name_or_path")
+        config = _adapter_config(folder)
         if name in FRESH:
             drawn = (config.get("revision") or "").removeprefix(_SEED)
             fused = "geometry_merger" in (config.get("modules_to_save") or [])
             return _fresh(name, fused, int(drawn) if drawn.isdecimal() else seed)[0]
         return _folder(spec.model_copy(update={"name": name}), seed)
+
+
+def _adapter_config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _base_name(folder: Path, model: str) -> str:
+    with _reading(model):
+        name = _adapter_config(folder)["base_model_name_or_path"]
+        if not isinstance(name, str) or not name:
+            raise SetupError(f"the adapters in {folder} do not name their base model", "set base_model_name_or_path")
+        return name
 
 
 def _load_adapters(model: Any, folder: Path, name: str) -> Any:
@@ -271,7 +331,7 @@ def _sealed(model: Any) -> Any:
     return model
 
 
-def _processor(folder: Path, base: Path, name: str) -> FrameProcessor | None:
+def _processor(folder: Path, base: Path, name: str) -> FrameProcessor:
     import rft3d_cli.models.fusion  # noqa: F401 - registers our configuration
     from rft3d_cli.models.processor import FrameProcessor
 
@@ -279,7 +339,7 @@ def _processor(folder: Path, base: Path, name: str) -> FrameProcessor | None:
         if (source / "tokenizer_config.json").is_file():
             with _reading(name):
                 return FrameProcessor.from_pretrained(source, model=base)
-    return None
+    raise SetupError(f"model {name} has no tokenizer files", _AGAIN)
 
 
 def add_lora(model: Any, lora: Lora, *, base: str, seed: int) -> Any:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rft3d_cli.models.inputs import FORBIDDEN, EncodedPrompt, FrameStore, collate
+from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate
 from rft3d_cli.models.processor import FrameProcessor
+from rft3d_cli.prompts import FORBIDDEN
 from rft3d_cli.records import Record
 
 

@@ -160,12 +160,12 @@ def read_answer(task: str, text: str, frames: int, label: str) -> Answer:
 
 
 def describe_box(box: Floats) -> str:
-    """A box in words: centre, size and heading in its camera's frame.
+    """A box in words: where it is from its camera, its size and its heading.
 
     The heading is the angle of the box's longer horizontal side to the picture's plane, in degrees.
 
     >>> describe_box(np.array([0.4, 0.1, 2.0, 1.0, 0.5, 0.8, 0, -np.pi / 2, 0]))
-    'centre (0.40, 0.10, 2.00) m, size 1.00 x 0.50 x 0.80 m, turned 0 degrees'
+    '0.40 m right, 0.10 m down, 2.00 m ahead; size 1.00 x 0.50 x 0.80 m, turned 0 degrees'
     """
     from rft3d_cli.geometry.boxes import rotation_from_angles
 
@@ -176,9 +176,10 @@ def describe_box(box: Floats) -> str:
     longer = max(flat, key=lambda axis: float(box[3 + axis]))
     x, _, z = rotation[:, longer]
     turned = float(np.degrees(np.arctan2(z, x))) % 180
-    centre = ", ".join(f"{value:.2f}" for value in box[:3])
+    sides = (("left", "right"), ("up", "down"), ("behind", "ahead"))
+    centre = ", ".join(f"{abs(v):.2f} m {names[v >= 0]}" for v, names in zip(box[:3], sides, strict=True))
     size = " x ".join(f"{value:.2f}" for value in box[3:6])
-    return f"centre ({centre}) m, size {size} m, turned {turned:.0f} degrees"
+    return f"{centre}; size {size} m, turned {turned:.0f} degrees"
 
 
 def draw_answer(

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from rft3d_cli import prompts
 from rft3d_cli.console import duration
-from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
+from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
 from rft3d_cli.files import write_json
-from rft3d_cli.models.defaults import MAX_TOKENS, read_defaults
+from rft3d_cli.models.defaults import MAX_TOKENS
 from rft3d_cli.show.answer import (
     ASSUMED_FOV,
     Answer,
@@ -30,9 +30,8 @@ from rft3d_cli.show.answer import (
     read_camera,
 )
 from rft3d_cli.show.draw import draw_boxes
-from rft3d_cli.video import Frames, open_video, write_mp4
+from rft3d_cli.video import SAMPLERS, Frames, open_video, write_mp4
 
-SAMPLER = "linspace-floor"
 MOVIE = "video.mp4"
 """The annotated video."""
 HOLD_SECONDS = 2.0
@@ -82,17 +81,22 @@ def ask(
     start = time.monotonic()
     if not question.strip():
         raise UsageError("the question is empty", 'ask something: "where is the chair"')
+    mark = next((mark for mark in (prompts.IMAGE, *prompts.FORBIDDEN) if mark in question), None)
+    if mark is not None:
+        raise UsageError(f"the question holds {mark}, which stands for a frame", "ask in plain words")
     if any("\ud800" <= character <= "\udfff" for character in question):
         raise UsageError("the question is not UTF-8 text", "type it in a terminal that is set to UTF-8")
     _check(video, model, out)
-    from rft3d_cli.models.loader import FRESH, find_model
+    from rft3d_cli.models.loader import FRESH, defaults_of, find_model
 
-    defaults = read_defaults(None if model in FRESH else find_model(model))
+    folder = None if model in FRESH else find_model(model)
+    defaults = defaults_of(model)
     kind = guess_task(question) if task == "auto" else task
     # Free questions are asked in the words of VSI-Bench's numeric ones, so with as many frames.
     count = frames or defaults.frames["number" if kind == "text" else kind]
     try:
-        clip = open_video(video, count, SAMPLER)
+        sampler = defaults.sampler or SAMPLERS[0]
+        clip = open_video(video, count, sampler)
     except DataError as error:
         raise DataError(error.message, error.hint or _ANY_VIDEO) from None
     say("video", f"{video}  {_facts(clip)} -> {len(clip.images)} frames")
@@ -108,7 +112,8 @@ def ask(
     if defaults.note:
         say("model", f"{model}: {defaults.note}")
 
-    text, model_name = _generate(model, _prompt(kind, question, len(clip.images)), clip, max_tokens or MAX_TOKENS[kind])
+    prompt = _prompt(kind, question, len(clip.images))
+    text = _generate(model, prompt, clip, max_tokens or MAX_TOKENS[kind], tags=defaults.tags)
     answer = read_answer(kind, text, len(clip.images), object_label(question))
     written, pictures = draw_answer(answer, clip.images, camera.intrinsic, out)
     if len(answer.boxes):
@@ -126,11 +131,11 @@ def ask(
             "height": clip.info.height,
             "frames": clip.indices,
             "times": clip.times,
-            "sampler": SAMPLER,
+            "sampler": sampler,
             "damaged": clip.damaged,
         },
         camera={"source": camera.source, "intrinsic": camera.intrinsic.tolist(), "fov_assumed": _assumed(camera)},
-        model={"name": model, "path": model_name},
+        model={"name": model, "path": str(folder or model)},
         files=[str(path) for path in written],
         seconds=round(time.monotonic() - start, 2),
     )
@@ -179,7 +184,7 @@ def _prompt(kind: str, question: str, frames: int) -> str:
     return prompts.vsibench_prompt(question, None)
 
 
-def _generate(name: str, prompt: str, clip: Frames, max_tokens: int) -> tuple[str, str]:
+def _generate(name: str, prompt: str, clip: Frames, max_tokens: int, *, tags: bool) -> str:
     from PIL import Image
 
     from rft3d_cli.models.inputs import encode_prompt
@@ -187,12 +192,9 @@ def _generate(name: str, prompt: str, clip: Frames, max_tokens: int) -> tuple[st
     from rft3d_cli.models.predict import Decoding, generate
 
     model, processor = load_model(name)
-    if processor is None:
-        raise SetupError(f"model {name} has no tokenizer files")
     images = [processor.size(Image.fromarray(image)) for image in clip.images]
-    encoded = encode_prompt(processor, prompt, images)
-    text = generate(model, processor, [encoded], Decoding(max_tokens=max_tokens))[0]
-    return text, str(getattr(model.config, "_name_or_path", name))
+    encoded = encode_prompt(processor, prompt, images, tags=tags)
+    return generate(model, processor, [encoded], Decoding(max_tokens=max_tokens))[0]
 
 
 def _words(answer: Answer) -> list[str]:
@@ -200,8 +202,8 @@ def _words(answer: Answer) -> list[str]:
     if answer.why:
         return [f"no box could be read: {answer.why}", *(["the model wrote: " + answer.text] if answer.text else [])]
     if len(answer.boxes):
-        where = f"frame {answer.frame}"
-        return [f"{label}: {describe_box(box)}, seen from {where}" for label, box in answer.boxes]
+        camera = f"from the camera in frame {answer.frame}"
+        return [f"{label}, {camera}: {describe_box(box)}" for label, box in answer.boxes]
     return [answer.text.strip() or "(no answer)"]
 
 
@@ -221,7 +223,7 @@ def _write_video(
             shown += [picture] * (round(2 * HOLD_SECONDS) if index == answer.frame else 1)
         write_mp4(path, shown, 2)
         return
-    whole = open_video(video, len(camera.poses), SAMPLER)
+    whole = open_video(video, len(camera.poses))
     placed = boxes_in_all_frames(answer, camera.poses, camera.poses[clip.indices[answer.frame]])
     images = [draw_boxes(image, boxes, camera.intrinsic) for image, boxes in zip(whole.images, placed, strict=True)]
     write_mp4(path, images, clip.info.rate)

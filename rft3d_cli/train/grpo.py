@@ -76,6 +76,8 @@ def _trainer(stage: Stage) -> Any:
         repetition_penalty=1.0,
         generation_kwargs={"suppress_tokens": forbidden_ids(stage.processor)},
         use_vllm=rollout.engine == "vllm",
+        # Adapters' dropout would let the network that is updated differ from the one that sampled.
+        disable_dropout=True,
         beta=train.kl,
         epsilon=train.clip,
         loss_type=LOSSES[train.loss],

@@ -102,7 +102,7 @@ class CompleteMark(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write ``complete.json``."""
         if state.is_world_process_zero:
-            mark_complete(self.run.checkpoints / f"checkpoint-{state.global_step}")
+            mark_complete(self.run.checkpoints / f"checkpoint-{state.global_step}", self.run.seconds())
 
 
 class GracefulStop(TrainerCallback):

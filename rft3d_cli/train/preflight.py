@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rft3d_cli.answers.target import target_answer
 from rft3d_cli.console import note
@@ -19,6 +21,9 @@ from rft3d_cli.records import Record, RecordFile, missing_media, read_records
 from rft3d_cli.rewards.registry import RewardSet
 from rft3d_cli.train.heldout import OWN
 from rft3d_cli.train.setup import world_size
+
+if TYPE_CHECKING:
+    from rft3d_cli.models.processor import FrameProcessor
 
 SELF_SCORED = 256
 """Records whose target is scored against itself before a run."""
@@ -59,10 +64,11 @@ def preflight(recipe: Recipe) -> Report:
     report = Report()
     report.add("recipe", f"{recipe.path.name} (sha256 {recipe.sha256[:12]})")
     report.problems += model_problems(config.model)
+    report.problems += _packages(config)
     train = _read(config.data.train, config, report, "train", required=True)
-    _read(config.data.eval, config, report, "eval", required=False)
+    held_out = _read(config.data.eval, config, report, "eval", required=False)
     if not any(isinstance(problem, SetupError) for problem in report.problems):
-        _lengths(config, train, report)
+        _lengths(config, train, held_out, report)
     if config.stage == "grpo":
         _rewards(config, train, report)
         _rollouts(config, train, report)
@@ -70,6 +76,20 @@ def preflight(recipe: Recipe) -> Report:
     if not report.problems:
         report.add("model", config.model.name)
     return report
+
+
+def _packages(config: Config) -> list[Rft3dError]:
+    """Packages that a recipe asks for beyond rft3d's own; without them the run would end after the model is loaded."""
+    wanted: dict[str, str] = {f"log.to: {name}": name for name in config.log.to if name != "jsonl"}
+    if config.model.attention == "flash_attention_2":
+        wanted["model.attention: flash_attention_2"] = "flash_attn"
+    if config.stage == "grpo" and config.rollout.engine == "vllm":
+        wanted["rollout.engine: vllm"] = "vllm"
+    return [
+        SetupError(f"{key} needs the package {name}", f"pip install {name.replace('_', '-')}")
+        for key, name in wanted.items()
+        if find_spec(name) is None
+    ]
 
 
 def _read(paths: Sequence[str], config: Config, report: Report, name: str, *, required: bool) -> list[RecordFile]:
@@ -137,7 +157,7 @@ def _batches(config: Config, report: Report) -> None:
 
 
 def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> None:
-    """Every record must be rewarded by something of its own task, and its own target must score highest."""
+    """Every record must be rewarded by something of its own task; what targets and no answer are worth is shown."""
     try:
         rewards = RewardSet(config.rewards, config.reward_options.model_dump())
     except Rft3dError as error:
@@ -176,49 +196,49 @@ def exact_answer(record: Record) -> str:
     return target_answer(record.model_copy(update={"answer": None}), decimals=None)
 
 
-def _lengths(config: Config, files: Sequence[RecordFile], report: Report) -> None:
+def _lengths(config: Config, train: Sequence[RecordFile], held_out: Sequence[RecordFile], report: Report) -> None:
     """The longest record must fit the model: a cut prompt would lose frame tokens and keep their pixels."""
+    try:
+        processor = load_processor(config.model, seed=config.train.seed)
+        taught = [size for source in train for size in _sizes(source, config, processor, None)]
+        asked = [size for source in held_out for size in _sizes(source, config, processor, config.eval.limit)]
+    except Rft3dError as error:
+        report.problems.append(error)
+        return
+    most = config.rollout.max_tokens
+    sampled = [(prompt + most, name) for prompt, _, name in taught]
+    whole = sampled if config.stage == "grpo" else [(prompt + answer, name) for prompt, answer, name in taught]
+    # Held-out records are answered, and an answer may be as long as it may be.
+    answered = [(prompt + most, name) for prompt, _, name in asked]
+    for name, found, limit in (
+        ("longest", whole, config.train.max_length or processor.max_length),
+        ("held out", answered, processor.max_length),
+    ):
+        if not found:
+            continue
+        tokens, who = max(found, key=lambda pair: pair[0])
+        if limit is not None and tokens > limit:
+            problem = f"record {who} takes {tokens:,} tokens, more than {limit:,}"
+            hint = "fewer frames (video.frames), shorter answers (rollout.max_tokens), or a larger train.max_length"
+            report.problems.append(DataError(problem, hint))
+        else:
+            report.add(name, f"{who}: {tokens:,} tokens" + (f" of {limit:,}" if limit else ""))
+    clipped = sum(answer > most for _, answer, _ in taught)
+    if clipped and config.stage == "grpo":
+        report.add("clipped", f"{clipped:,} of {len(taught):,} targets are longer than rollout.max_tokens")
+
+
+def _sizes(
+    source: RecordFile, config: Config, processor: FrameProcessor, limit: int | None
+) -> Iterator[tuple[int, int, str]]:
+    """Tokens of each record's prompt and answer, and its id."""
     from rft3d_cli.models.inputs import FrameStore
 
-    processor = load_processor(config.model, seed=config.train.seed)
-    if processor is None:
-        report.problems.append(SetupError(f"model {config.model.name} has no tokenizer files"))
-        return
-    limit = config.train.max_length or processor.max_length
-    longest, who, clipped, total = 0, "", 0, 0
-    for source in files:
-        store = FrameStore(
-            source.media_root,
-            processor,
-            frames=config.video.frames,
-            sampler=config.video.sampler,
-            tags=config.video.tags,
-        )
-        for record in source.records:
-            try:
-                prompt = store.prompt_length(record)
-                answer = len(processor.tokenizer(target_answer(record))["input_ids"]) + 1
-            except Rft3dError as error:
-                report.problems.append(error)
-                return
-            total += 1
-            tokens = prompt + answer
-            if config.stage == "grpo":
-                clipped += answer > config.rollout.max_tokens
-                tokens = prompt + config.rollout.max_tokens
-            if tokens > longest:
-                longest, who = tokens, record.id
-    if limit is not None and longest > limit:
-        report.problems.append(
-            DataError(
-                f"record {who} takes {longest:,} tokens, more than {limit:,}",
-                "fewer frames (video.frames), shorter answers (rollout.max_tokens), or a larger train.max_length",
-            )
-        )
-    elif total:
-        report.add("longest", f"{who}: {longest:,} tokens" + (f" of {limit:,}" if limit else ""))
-    if clipped:
-        report.add("clipped", f"{clipped:,} of {total:,} targets are longer than rollout.max_tokens")
+    video = config.video
+    store = FrameStore(source.media_root, processor, frames=video.frames, sampler=video.sampler, tags=video.tags)
+    for record in source.records[:limit]:
+        answer = len(processor.tokenizer(target_answer(record))["input_ids"]) + 1
+        yield store.prompt_length(record), answer, record.id
 
 
 def _mean(values: Sequence[float]) -> float:

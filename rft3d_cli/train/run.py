@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,14 @@ class Run:
     Args:
         folder: The folder.
         checkpoint: The checkpoint to continue from, or None for a fresh start.
+        before: Seconds that the processes before this one took, up to the checkpoint.
+        opened: When, on the monotonic clock.
     """
 
     folder: Path
     checkpoint: Path | None = None
+    before: float = 0.0
+    opened: float = field(default_factory=time.monotonic)
 
     @property
     def metrics(self) -> Path:
@@ -56,6 +60,10 @@ class Run:
     def checkpoints(self) -> Path:
         """Where checkpoints go."""
         return self.folder / "checkpoints"
+
+    def seconds(self) -> float:
+        """What the run has taken until now: this process, and those before it up to the checkpoint."""
+        return round(self.before + time.monotonic() - self.opened, 1)
 
     def update(self, **values: Any) -> None:
         """Add to ``run.json``."""
@@ -86,7 +94,7 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out} cannot be written: {error.strerror}") from None
-    run = Run(out, checkpoint)
+    run = Run(out, checkpoint, _seconds_of(checkpoint) if checkpoint else 0.0)
     with atomic_writer(out / "recipe.yaml") as stream:
         stream.write(to_yaml(recipe))
     run.update(
@@ -177,16 +185,26 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def mark_complete(checkpoint: Path) -> None:
-    """Write ``complete.json``, the last file of a checkpoint: names, sizes and hashes of all others."""
+def mark_complete(checkpoint: Path, seconds: float) -> None:
+    """Write ``complete.json``, the last file of a checkpoint: names, sizes and hashes of all others.
+
+    Args:
+        checkpoint: Its folder.
+        seconds: What the run has taken so far, over all its processes.
+    """
     files = {
         str(path.relative_to(checkpoint)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file() and path.name != "complete.json"
     }
-    write_json(
-        checkpoint / "complete.json", {"schema": 1, "step": step_of(checkpoint), "files": files, "versions": versions()}
-    )
+    step = step_of(checkpoint)
+    document = {"schema": 1, "step": step, "seconds": seconds, "files": files, "versions": versions()}
+    write_json(checkpoint / "complete.json", document)
+
+
+def _seconds_of(checkpoint: Path) -> float:
+    known = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
+    return float(known.get("seconds", 0))
 
 
 def newest_complete(folder: Path) -> Path | None:

@@ -9,9 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rft3d_cli.errors import SetupError
 from rft3d_cli.files import sha256
-from rft3d_cli.models.loader import load_model
+from rft3d_cli.models.loader import load_model, weight_hashes
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.recipe_schema import Config
 from rft3d_cli.train.run import Run
@@ -54,8 +53,6 @@ def trainable_model(config: Config) -> tuple[Any, FrameProcessor]:
     import torch
 
     model, processor = load_model(config.model, seed=config.train.seed)
-    if processor is None:
-        raise SetupError(f"model {config.model.name} has no tokenizer files", "training needs them beside the weights")
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
@@ -114,12 +111,10 @@ def computes_low(model: Any) -> bool:
 
 def model_document(name: str, model: Any) -> dict[str, Any]:
     """A model's name, the hash of its weights on disk where they are files here, and its size."""
-    folder = Path(str(getattr(model.config, "_name_or_path", "")))
-    weights = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     parameters = list(model.parameters())
     return {
         "name": name,
-        "sha256": {path.name: sha256(path) for path in weights},
+        "sha256": weight_hashes(name),
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }

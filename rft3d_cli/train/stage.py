@@ -14,9 +14,9 @@ from typing import Any
 
 from rft3d_cli.console import duration, jsonable, note
 from rft3d_cli.errors import Rft3dError
-from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults, trained_defaults
+from rft3d_cli.models.defaults import Defaults, trained_defaults
 from rft3d_cli.models.inputs import DEFAULT_FRAMES
-from rft3d_cli.models.loader import FRESH, find_model, no_progress
+from rft3d_cli.models.loader import defaults_of, no_progress
 from rft3d_cli.models.predict import Decoding
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.prompts import prompt_hash
@@ -87,7 +87,6 @@ def run_stage(
 
     from rft3d_cli.train.monitor import CompleteMark, ConsoleLog, GracefulStop, MetricsLog
 
-    start = time.monotonic()
     setup.reuse_memory()
     with _known_warnings_off():
         model, processor = setup.trainable_model(config)
@@ -134,7 +133,7 @@ def run_stage(
         "stage": config.stage,
         "run": str(out),
         "steps": step,
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": run.seconds(),
         "model": str(out / "final"),
         "best": str(out / "best") if (out / "best").is_dir() else None,
         "held_out": held_out.last if held_out is not None else {},
@@ -203,9 +202,8 @@ def _defaults(config: Config, examples: Examples) -> Defaults:
         frames.setdefault(example.record.task, Counter())[shown or DEFAULT_FRAMES] += 1
         if example.record.meta.dataset:
             datasets[example.record.meta.dataset] += 1
-    base = config.model.name
-    known = Defaults(note=ROOMS_ONLY) if base in FRESH else read_defaults(find_model(base))
-    return trained_defaults(frames, datasets, known)
+    known = defaults_of(config.model.name)
+    return trained_defaults(frames, datasets, known, sampler=config.video.sampler, tags=config.video.tags)
 
 
 def save_model(model: Any, processor: FrameProcessor, folder: Path, defaults: Defaults) -> None:

@@ -57,7 +57,10 @@ def drawn(picture: np.ndarray, original: np.ndarray) -> np.ndarray:
 
 def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
     shown = ask("where is the chair?")
-    words = "chair: centre (0.10, 0.10, 2.00) m, size 0.60 x 0.60 x 0.60 m, turned 0 degrees, seen from frame 1\n"
+    words = (
+        "chair, from the camera in frame 1: 0.10 m right, 0.10 m down, 2.00 m ahead; "
+        "size 0.60 x 0.60 x 0.60 m, turned 0 degrees\n"
+    )
     assert (shown.code, shown.out) == (0, words)
     assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame01.png", "video.mp4"]
     answer = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))

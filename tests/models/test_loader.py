@@ -65,9 +65,8 @@ def test_a_fresh_model_follows_its_seed(prompt: EncodedPrompt, plain: Loaded) ->
 
 
 def test_a_fresh_model_has_the_branch_that_is_asked_for() -> None:
-    model, processor = load_model(section("tiny-random", geometry="tiny"))
+    model, _ = load_model(section("tiny-random", geometry="tiny"))
     assert hasattr(model.model, "geometry_encoder")
-    assert processor is not None
     # The trainer loads the reference model from here.
     assert (Path(model.config._name_or_path) / "model.safetensors").is_file()
 
@@ -92,13 +91,11 @@ def test_a_shipped_model_is_found_by_name_from_anywhere(
     assert "install rft3d again" in (refused(lambda: load_model("tiny-sft")).hint or "")
 
 
-def test_a_folder_without_a_tokenizer_still_loads(plain_dir: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_refused_by_all(plain_dir: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "generation_config.json"):
         shutil.copy(plain_dir / name, tmp_path / name)
-    model, processor = load_model(tmp_path)
-    assert processor is None
-    assert load_processor(tmp_path) is None
-    assert sum(p.numel() for p in model.parameters()) > 500_000
+    for load in (load_model, load_processor):
+        assert refused(lambda load=load: load(tmp_path)).message == f"model {tmp_path} has no tokenizer files"
 
 
 # The hub
@@ -395,16 +392,18 @@ def test_freezing_reaches_through_adapters(fused_dir: Path) -> None:
 
 def test_defaults_come_back_and_fill_in_what_is_not_said(tmp_path: Path) -> None:
     assert read_defaults(None) == read_defaults(tmp_path) == Defaults()
-    Defaults({"detection": 2}, ["rooms"], "é").write(tmp_path)
-    assert read_defaults(tmp_path) == Defaults({**Defaults().frames, "detection": 2}, ["rooms"], "é")
+    Defaults({"detection": 2}, ["rooms"], "é", "chunk-center", True).write(tmp_path)
+    known = Defaults({**Defaults().frames, "detection": 2}, ["rooms"], "é", "chunk-center", True)
+    assert read_defaults(tmp_path) == known
 
 
 def test_training_leaves_the_commonest_frame_count(tmp_path: Path) -> None:
     from collections import Counter
 
     base = Defaults(datasets=["a"], note="n")
-    out = trained_defaults({"detection": Counter({2: 5, 4: 3})}, Counter({"rooms": 8}), base)
-    assert out == Defaults({**base.frames, "detection": 2}, ["a", "rooms"], "n")
+    seen = {"detection": Counter({2: 5, 4: 3})}
+    out = trained_defaults(seen, Counter({"rooms": 8}), base, sampler="linspace-round", tags=True)
+    assert out == Defaults({**base.frames, "detection": 2}, ["a", "rooms"], "n", "linspace-round", True)
 
 
 def test_a_fresh_model_says_what_it_knows(plain_dir: Path) -> None:
@@ -421,6 +420,7 @@ def test_a_fresh_model_says_what_it_knows(plain_dir: Path) -> None:
         pytest.param('{"frames": {"detection": 0}}', id="no frames"),
         pytest.param('{"datasets": 3}', id="no data set names"),
         pytest.param('{"note": ["a"]}', id="a note that is no line"),
+        pytest.param('{"sampler": "random"}', id="a sampler that there is none of"),
     ],
 )
 def test_a_damaged_rft3d_json_is_one_line(text: str, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_fixtures import Loaded, picture
 
 from rft3d_cli.errors import SetupError
+from rft3d_cli.files import sha256
 from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate, encode_answer
-from rft3d_cli.models.loader import load_model, load_processor
+from rft3d_cli.models.loader import load_model, load_processor, model_problems, weight_hashes
 from rft3d_cli.models.predict import Decoding, answers
 from rft3d_cli.recipe_schema import Model
 from rft3d_cli.records import Record
@@ -182,12 +183,42 @@ def test_the_processor_comes_with_the_adapters_or_else_with_their_base(
         shutil.copy(folder / name, tmp_path / name)
     for place in (folder, tmp_path):
         processor = load_processor(place)
-        assert processor is not None
         assert processor.frame_width == 64
         assert processor.max_length == 4096
         _, same = load_model(place)
-        assert same is not None
         assert same.max_length == 4096
+
+
+def test_weight_hashes_are_of_the_adapters_and_of_the_model_under_them(
+    saved: tuple[Loaded, Path], plain_dir: Path
+) -> None:
+    files = {"adapter_model.safetensors": saved[1], "model.safetensors": plain_dir}
+    assert weight_hashes(str(saved[1])) == {name: sha256(folder / name) for name, folder in files.items()}
+    assert weight_hashes(str(plain_dir)).keys() == {"model.safetensors"}
+    assert weight_hashes("tiny-random") == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "wrong"),
+    [
+        pytest.param({"rank": 4, "alpha": 8, "dropout": 0}, "", id="the same"),
+        pytest.param({"rank": 8, "alpha": 8, "dropout": 0}, "rank 4, and the recipe asks for 8", id="another rank"),
+        pytest.param({}, "rank 4, alpha 8, dropout 0, and the recipe asks for 64, 128, 0.05", id="all by default"),
+    ],
+)
+def test_a_recipe_that_asks_for_other_adapters_than_a_model_brings_is_told_so(
+    saved: tuple[Loaded, Path], asked: dict[str, Any], wrong: str
+) -> None:
+    section = Model.model_validate({"name": str(saved[1]), "lora": asked})
+    if not wrong:
+        assert model_problems(section) == []
+        assert load_model(section)[0].peft_config["default"].r == 4
+        return
+    (problem,) = model_problems(section)
+    assert problem.message.endswith(wrong)
+    assert "model.lora.rank=4" in (problem.hint or "")
+    with pytest.raises(SetupError, match="the recipe asks for"):
+        load_model(section)
 
 
 def test_merged_weights_say_the_same(saved: tuple[Loaded, Path], prompt: EncodedPrompt) -> None:

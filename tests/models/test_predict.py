@@ -10,9 +10,10 @@ from tiny_fixtures import Loaded, picture, record
 from torch import Tensor
 
 from rft3d_cli.errors import DataError
-from rft3d_cli.models.inputs import FORBIDDEN, FrameStore
+from rft3d_cli.models.inputs import FrameStore
 from rft3d_cli.models.loader import load_model
 from rft3d_cli.models.predict import Decoding, answers, forbidden_ids, generate
+from rft3d_cli.prompts import FORBIDDEN
 from rft3d_cli.records import Record
 
 

@@ -198,7 +198,6 @@ def test_saved_and_loaded_it_makes_equal_bits(processor: FrameProcessor, tmp_pat
     tiny.build_config(written.tokenizer).save_pretrained(tmp_path)
     written.save_pretrained(tmp_path)
     read = load_processor(tmp_path)
-    assert read is not None
     assert (read.frame_width, read.chat_template) == (written.frame_width, written.chat_template)
     assert read.max_length == 4096
     call = {"images": [[picture(1, 96, 72)]], "text": ["see <|image_pad|> there"], "return_tensors": "np"}
@@ -212,7 +211,6 @@ def test_without_a_stated_width_frames_are_37_patches_wide(plain_dir: Path, tmp_
         if path.name != "processor_config.json":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     read = load_processor(tmp_path)
-    assert read is not None
     assert read.frame_width == 37 * 8
 
 

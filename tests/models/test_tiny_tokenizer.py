@@ -30,7 +30,6 @@ def tokenizer() -> Any:
 @pytest.fixture(scope="module")
 def saved(plain_dir: Path) -> Any:
     processor = load_processor(plain_dir)
-    assert processor is not None
     return processor.tokenizer
 
 
@@ -205,7 +204,6 @@ def test_saved_and_loaded_it_is_the_same(tokenizer: Any, saved: Any, room_texts:
 
 def test_the_chat_template_is_the_same_after_loading(saved: Any, plain_dir: Path) -> None:
     processor = load_processor(plain_dir)
-    assert processor is not None
     assert processor.chat_template == saved.chat_template == tiny.CHAT_TEMPLATE
     assert (plain_dir / "chat_template.jinja").read_text() == tiny.CHAT_TEMPLATE
 

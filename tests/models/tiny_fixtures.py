@@ -31,7 +31,6 @@ class Loaded:
     @classmethod
     def of(cls, pair: tuple[Any, FrameProcessor | None]) -> Loaded:
         model, processor = pair
-        assert processor is not None
         return cls(model, processor)
 
     @property

@@ -25,7 +25,7 @@ from small_runs import (
 )
 
 from rft3d_cli.errors import Rft3dError, UsageError
-from rft3d_cli.models.predict import FORBIDDEN
+from rft3d_cli.prompts import FORBIDDEN
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.records import Clip, write_records
 from rft3d_cli.train.grpo import run_grpo

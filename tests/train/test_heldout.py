@@ -29,7 +29,6 @@ def held(world: World, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamesp
 
     made: Recipe = recipe(tmp_path_factory.mktemp("r") / "r.yaml", sft_tree(world.data, world.warm, "val"))
     model, processor = load_model(made.config.model)
-    assert processor is not None
     return SimpleNamespace(model=model.eval(), examples=read_examples(made.config.data.train, processor, made.config))
 
 

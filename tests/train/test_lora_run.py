@@ -55,7 +55,6 @@ def test_a_loaded_adapter_answers_as_the_last_checkpoint_and_not_as_its_base(
     with known_warnings_off():
         for folder in (run.straight, last, run.recipe.config.model.name):
             model, processor = load_model(str(folder))
-            assert processor is not None
             examples = read_examples(run.recipe.config.data.train, processor, run.recipe.config)
             with torch.no_grad():
                 outputs.append(token_log_probs(model, examples.prompt(0), examples.answer_ids(0).tolist()))

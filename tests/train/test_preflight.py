@@ -207,7 +207,6 @@ def test_a_failing_dry_run_prints_the_problems_as_json_too(
 
 def test_prompt_lengths_are_known_without_decoding(world: World) -> None:
     processor = load_processor(str(world.plain))
-    assert processor is not None
     for name in ("mix", "val"):
         source = read_records(world.data / f"{name}.jsonl")
         store = FrameStore(source.media_root, processor)
@@ -223,12 +222,42 @@ def test_the_limit_is_what_the_models_positions_reach(sft_recipe: Make, grpo_rec
     assert preflight(sft_recipe()).problems == []
 
 
+def test_a_held_out_record_must_have_room_for_its_answer_too(sft_recipe: Make, world: World) -> None:
+    tight = ("rollout.max_tokens=4090",)
+    assert preflight(sft_recipe(*tight, "data.eval=null")).problems == []
+    (problem,) = preflight(sft_recipe(*tight, f"data.eval={world.data / 'val.jsonl'}")).problems
+    assert "more than 4,096" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "hint"),
+    [
+        pytest.param(
+            ["log.to=[jsonl, trackio]"], "log.to: trackio needs the package trackio", "pip install trackio", id="log"
+        ),
+        pytest.param(
+            ["model.attention=flash_attention_2", "model.dtype=bfloat16"],
+            "model.attention: flash_attention_2 needs the package flash_attn",
+            "pip install flash-attn",
+            id="attention",
+        ),
+        pytest.param(
+            ["rollout.engine=vllm"], "rollout.engine: vllm needs the package vllm", "pip install vllm", id="vllm"
+        ),
+    ],
+)
+def test_a_package_that_the_recipe_needs_and_is_not_here_is_named(
+    grpo_recipe: Make, overrides: list[str], message: str, hint: str
+) -> None:
+    (problem,) = preflight(grpo_recipe(*overrides)).problems
+    assert (type(problem), problem.message, problem.hint) == (SetupError, message, hint)
+
+
 def test_the_longest_record_is_named_exactly(world: World, sft_recipe: Make) -> None:
     checks = dict(preflight(sft_recipe()).lines)
     name, tokens = checks["longest"].split(": ")
     record = next(record for record in world.records("mix") if record.id == name)
     processor = load_processor(str(world.plain))
-    assert processor is not None
     prompt = FrameStore(world.data, processor).encode(record)
     answer = processor.tokenizer(record.answer, add_special_tokens=False)["input_ids"]
     assert tokens == f"{len(prompt) + len(answer) + 1:,} tokens of 4,096"

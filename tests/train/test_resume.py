@@ -56,8 +56,13 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_is_the_straight_run(
     assert f"stopped at step {stopped} of {straight.recipe.config.train.steps}" in caught.value.message
     assert "--resume" in (caught.value.hint or "")
     assert not (out / "final").exists()
+    mark = out / "checkpoints" / f"checkpoint-{stopped}" / "complete.json"
+    marked = json.loads(mark.read_text())
+    assert 0 < marked["seconds"] < 600
+    mark.write_text(json.dumps({**marked, "seconds": 5000.0}))
     torch.manual_seed(99)
     summary = straight.run(straight.recipe, out, resume=True)
+    assert 5000 < summary["seconds"] < 5600, "the time before the checkpoint counts"
     assert straight.differences(out) == []
     assert steps(out) == list(range(1, summary["steps"] + 1))
     document = json.loads((out / "run.json").read_text())
