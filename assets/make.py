@@ -42,7 +42,7 @@ GRPO_MIX = {
     "many-vsi": 800,
 }
 SFT = (
-    "train.steps=10000 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=2500 eval.limit=448 "
+    "train.steps=8000 train.batch=16 train.micro_batch=16 train.weight_decay=0.01 eval.every=2000 eval.limit=448 "
     "checkpoint.every=500"
 )
 GRPO = "train.steps=120 eval.every=60 checkpoint.every=30"

@@ -147,8 +147,9 @@ def build_config(tokenizer: Any) -> Any:
             "num_key_value_heads": 4,
             "max_position_embeddings": 4096,
             # Frames are 4 × 3 tokens. With Qwen's base of a million the axes of rows and columns would turn by less
-            # than a degree from one end to the other, and the model could not tell left from right.
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [2, 5, 5]},
+            # than a degree from one end to the other, and the model could not tell left from right. Columns get the
+            # slowest turns, and a base of 2 keeps those at half a radian a column.
+            "rope_parameters": {"rope_type": "default", "rope_theta": 2.0, "mrope_section": [2, 5, 5]},
             "initializer_range": 0.06,
             "bos_token_id": None,
             "eos_token_id": token[END_OF_TURN],

@@ -35,6 +35,8 @@ TINTS = {"ottoman": "purple", "refrigerator": "gray", "toilet": "yellow"}
 UNSEEN_CLASSES = (*VISIBLE_CLASSES, "toilet")
 FLUSH = 0.35
 """Share of hidden pieces that stand right behind their partition; the others stand 0.8–1.6 m behind it."""
+IN_VIEW = (1.4, 3.0)
+"""How far pieces in plain view stand from the camera, metres: a frame of 64 pixels shows what they are, and where."""
 OUT_OF_VIEW = (0.3, 0.2, 0.5)
 """Chances of 0, 1 and 2 pieces that no frame shows."""
 
@@ -142,7 +144,7 @@ def _behind(rng: Rng, label: str, partition: Item, eye: Floats) -> Item:
 
 
 def _in_view(rng: Rng, eye: Floats, side: float) -> Item:
-    distance = float(rng.uniform(1.5, 4.0))
+    distance = float(rng.uniform(*IN_VIEW))
     across = side * float(rng.uniform(-0.1, 0.5)) * distance
     label = VISIBLE_CLASSES[int(rng.integers(len(VISIBLE_CLASSES)))]
     at = (float(eye[0]) + across, float(eye[1]) + distance)
