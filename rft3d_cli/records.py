@@ -73,6 +73,8 @@ class FrameList(_Strict):
         return value
 
 
+MEDIA_HINT = "name the folder of the media (--media-root DIR, or data.media_root=DIR)"
+
 Sampler = Literal["linspace-floor", "linspace-round", "chunk-center"]
 """How a few frames are chosen from a clip, see :mod:`rft3d_cli.video`."""
 
@@ -289,7 +291,7 @@ def media_path(root: Path, relative: str) -> Path:
     if pure.is_absolute() or ".." in pure.parts or "\\" in relative or ":" in relative:
         raise DataError(
             f"media path {relative!r} leaves the media root {root}",
-            "media paths are relative; name their folder with --media-root",
+            f"media paths are relative; {MEDIA_HINT}",
         )
     return root / pure
 
@@ -433,7 +435,5 @@ def missing_media(source: RecordFile) -> DataError | None:
                     missing.append(path)
     if not missing:
         return None
-    hint = "name the folder of the media (--media-root DIR, or data.media_root=DIR), or run rft3d prepare again"
-    return DataError(
-        f"{source.path}: {len(missing):,} of {len(seen):,} media files are missing, first {missing[0]}", hint
-    )
+    problem = f"{source.path}: {len(missing):,} of {len(seen):,} media files are missing, first {missing[0]}"
+    return DataError(problem, f"{MEDIA_HINT}, or run rft3d prepare again")

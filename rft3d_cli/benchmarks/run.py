@@ -90,6 +90,8 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
     store = FrameStore(asked.media_root, processor, frames=asked.frames, sampler=asked.sampler, tags=asked.tags)
     found: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
+    # An older result would seem to be that of the answers that are now written beside it.
+    (out / "result.json").unlink(missing_ok=True)
     with (
         (out / "predictions.jsonl").open("w", encoding="utf-8") as stream,
         progress("answering", len(records)) as ticker,

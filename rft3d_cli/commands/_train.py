@@ -69,7 +69,7 @@ def train(
                 {
                     "ok": not report.problems,
                     "checks": dict(report.lines),
-                    "problems": [{"message": p.message, "exit_code": p.exit_code} for p in report.problems],
+                    "problems": [{"message": p.message, "exit_code": p.exit_code} for p in report.in_order()],
                     "out": str(folder),
                 }
             )

@@ -196,11 +196,10 @@ def _check(source: RecordFile, model: str) -> None:
     """Missing media and a missing model, found together and before the model is loaded."""
     from rft3d_cli.errors import ProblemList
     from rft3d_cli.models.loader import model_problems
-    from rft3d_cli.recipe_schema import Model as ModelSection
     from rft3d_cli.records import missing_media
 
     missing = missing_media(source)
-    problems = [*([missing] if missing is not None else []), *model_problems(ModelSection(name=model))]
+    problems = [*([missing] if missing is not None else []), *model_problems(model)]
     if problems:
         raise ProblemList(problems)
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from rft3d_cli.errors import DataError
 from rft3d_cli.models.processor import KEY, FrameProcessor
 from rft3d_cli.prompts import FORBIDDEN, IMAGE
-from rft3d_cli.records import Clip, FrameList, Record, media_path
+from rft3d_cli.records import MEDIA_HINT, Clip, FrameList, Record, media_path
 from rft3d_cli.video import IMAGE_FORMATS
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class FrameStore:
                 sized = self.processor.size(upright)
                 sized.load()
         except FileNotFoundError:
-            raise DataError(
-                f"record {record.id}: frame {path} does not exist", "name the folder of the frames with --media-root"
-            ) from None
+            raise DataError(f"record {record.id}: frame {path} does not exist", MEDIA_HINT) from None
         except _UNREADABLE as error:
             raise DataError(f"record {record.id}: frame {path} cannot be read: {error}") from None
         self._remember(path, [sized])

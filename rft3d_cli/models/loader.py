@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rft3d_cli.errors import Rft3dError, SetupError
+from rft3d_cli.errors import Rft3dError, SetupError, UsageError
 from rft3d_cli.files import sha256
 from rft3d_cli.resources import assets_dir
 
@@ -36,7 +36,7 @@ _SEED = "seed-"
 
 
 def find_model(name: str) -> Path | None:
-    """The folder of a shipped model, a local folder, or the newest model of a run folder; None for a hub name.
+    """The folder of a shipped model, a local folder, or a run's best (else its final) model; None for a hub name.
 
     Raises:
         SetupError: For a local-looking path that is not there, or a folder that holds no model.
@@ -59,9 +59,13 @@ def find_model(name: str) -> Path | None:
     return None
 
 
-def model_problems(spec: Model) -> list[Rft3dError]:
-    """What keeps a recipe's model from being loaded, found without loading anything."""
+def model_problems(spec: Model | str) -> list[Rft3dError]:
+    """What keeps a model from being loaded, found without loading anything."""
     problems: list[Rft3dError] = []
+    try:
+        spec = _section(spec)
+    except UsageError as error:
+        return [error]
     if spec.geometry == "vggt":
         problems.append(
             SetupError(
@@ -221,7 +225,11 @@ def load_processor(spec: Model | str | Path, *, seed: int = 0) -> FrameProcessor
 def _section(spec: Model | str | Path) -> Model:
     from rft3d_cli.recipe_schema import Model
 
-    return spec if isinstance(spec, Model) else Model(name=str(spec), freeze=[])
+    if isinstance(spec, Model):
+        return spec
+    if not str(spec).strip():
+        raise UsageError("the model's name is empty", _LIST)
+    return Model(name=str(spec), freeze=[])
 
 
 def _folder(spec: Model, seed: int) -> Path:

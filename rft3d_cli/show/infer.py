@@ -147,14 +147,13 @@ def ask(
 def _check(video: Path, model: str, out: Path) -> None:
     """What is missing, all of it at once; and whether what is written would replace what is read."""
     from rft3d_cli.models.loader import model_problems
-    from rft3d_cli.recipe_schema import Model
 
     problems: list[Rft3dError] = []
     if video.resolve() in (out.resolve(), (out / MOVIE).resolve()):
         problems.append(UsageError(f"the answer in {out} would be written over {video}", "name another folder: --out"))
     if not video.exists():
         problems.append(DataError(f"{video} does not exist", _ANY_VIDEO))
-    problems += model_problems(Model(name=model))
+    problems += model_problems(model)
     if problems:
         raise problems[0] if len(problems) == 1 else ProblemList(problems)
 

@@ -45,12 +45,16 @@ class Report:
         """Record a check that passed."""
         self.lines.append((name, text))
 
+    def in_order(self) -> list[Rft3dError]:
+        """The problems in the order of their exit codes."""
+        return sorted(self.problems, key=lambda problem: problem.exit_code)
+
     def raise_if_any(self) -> None:
         """Raise the problems: one as it is, several as a :class:`~rft3d_cli.errors.ProblemList`."""
         if len(self.problems) == 1:
             raise self.problems[0]
         if self.problems:
-            raise ProblemList(sorted(self.problems, key=lambda problem: problem.exit_code))
+            raise ProblemList(self.in_order())
 
     def show(self) -> None:
         """Print the checks that passed to stderr."""

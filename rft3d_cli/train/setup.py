@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,11 @@ def model_document(name: str, model: Any) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "trainable": sum(p.numel() for p in parameters if p.requires_grad),
     }
+
+
+def reward_files(rewards: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the user's reward files, by the reward's name; built-in rewards are known by rft3d's version."""
+    return {name: sha256(Path(name.rpartition(":")[0])) for name in rewards if ":" in name}
 
 
 def data_document(paths: list[str]) -> list[dict[str, Any]]:

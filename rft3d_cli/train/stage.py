@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 import warnings
@@ -105,6 +106,7 @@ def run_stage(
             model=setup.model_document(config.model.name, model),
             data={"train": setup.data_document(config.data.train), "eval": setup.data_document(config.data.eval)},
             records=examples.tasks,
+            rewards=setup.reward_files(config.rewards),
             prompt_hash=prompt_hash([example.record.prompt for example in examples.examples]),
         )
     with _known_warnings_off():
@@ -126,7 +128,7 @@ def run_stage(
         raise Interrupted(
             f"stopped at step {step} of {trained.state.max_steps}; checkpoint saved",
             # The run's own recipe: the file that it began with may have been changed by words on the command line.
-            f"rft3d {config.stage} --recipe {out / 'recipe.yaml'} --out {out} --resume",
+            shlex.join(["rft3d", config.stage, "--recipe", str(out / "recipe.yaml"), "--out", str(out), "--resume"]),
             stopper.signal,
         )
     summary: dict[str, Any] = {

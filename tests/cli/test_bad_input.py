@@ -130,6 +130,10 @@ BAD = {
         ASK.replace("clip.mp4", "frames"), 3, "frames/1.png", "cannot be read as an image",
         lambda: (Path("frames").mkdir(), Path("frames/1.png").write_text("hello")),
     ),
+    "a model without a name": Bad("infer clip.mp4 where --model \u00a0", 2, "model's name", "is empty"),
+    "a frame's mark in a question": Bad(
+        "infer clip.mp4 where-is-<image> --model tiny-random", 2, "holds <image>", "stands for a frame"
+    ),
     "an empty question": Bad("infer clip.mp4 \u00a0 --model tiny-random", 2, "question", "is empty"),
     "a question of broken bytes": Bad(ASK.replace("where", "ch\udce9"), 2, "question", "is not UTF-8"),
     "no such camera": Bad(f"{ASK} --camera no.json", 3, "no.json", "cannot be read"),

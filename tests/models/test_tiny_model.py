@@ -156,6 +156,7 @@ def test_training_rows_padded_on_the_right_are_as_if_alone(
 
 def test_word_embeddings_are_tied_and_stay_so(plain: Loaded, plain_dir: Path, tmp_path: Path) -> None:
     plain.model.save_pretrained(tmp_path / "again")
+    plain.processor.save_pretrained(tmp_path / "again")
     for folder in (plain_dir, tmp_path / "again"):
         model, _ = load_model(folder)
         assert model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
