@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from rft3d_cli.records import Sampler
+from rft3d_cli.samplers import Sampler
 
 STAGES = ("sft", "grpo", "evaluate", "infer")
 

@@ -20,6 +20,9 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.files import atomic_writer
+from rft3d_cli.samplers import Sampler
+
+MEDIA_HINT = "name the folder of the media (--media-root DIR, or data.media_root=DIR)"
 
 SCHEMA = 1
 TASKS = ("detection", "grounding", "choice", "number", "text")
@@ -71,12 +74,6 @@ class FrameList(_Strict):
         if value is not None and frames is not None and len(value) != len(frames):
             raise ValueError(f"{len(value)} times for {len(frames)} frames")
         return value
-
-
-MEDIA_HINT = "name the folder of the media (--media-root DIR, or data.media_root=DIR)"
-
-Sampler = Literal["linspace-floor", "linspace-round", "chunk-center"]
-"""How a few frames are chosen from a clip, see :mod:`rft3d_cli.video`."""
 
 
 class Clip(_Strict):

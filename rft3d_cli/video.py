@@ -18,7 +18,7 @@ from difflib import get_close_matches
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ import numpy.typing as npt
 from rft3d_cli import _video_plan as plan
 from rft3d_cli.errors import DataError, SetupError, UsageError
 from rft3d_cli.files import atomic_path
+from rft3d_cli.samplers import Sampler
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -35,7 +36,7 @@ IMAGE_FORMATS = ("JPEG", "PNG")
 
 Image = npt.NDArray[np.uint8]
 
-SAMPLERS = ("linspace-floor", "linspace-round", "chunk-center", "fps")
+SAMPLERS = (*get_args(Sampler), "fps")
 """Names of the samplers; the first is the default."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})

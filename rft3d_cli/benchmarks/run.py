@@ -15,7 +15,8 @@ from rft3d_cli.console import progress
 from rft3d_cli.errors import DataError, ThresholdError, UsageError
 from rft3d_cli.files import atomic_writer, sha256, write_json
 from rft3d_cli.prompts import prompt_hash
-from rft3d_cli.records import Record, RecordFile, Sampler
+from rft3d_cli.records import Record, RecordFile
+from rft3d_cli.samplers import Sampler
 
 if TYPE_CHECKING:
     from rft3d_cli.models.predict import Decoding

@@ -40,7 +40,7 @@ from rft3d_cli.commands._prepare import (
     two_numbers,
     work_policy,
 )
-from rft3d_cli.records import Sampler
+from rft3d_cli.samplers import Sampler
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -15,7 +15,8 @@ from pathlib import Path
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from rft3d_cli.errors import SetupError
-from rft3d_cli.records import Sampler, describe
+from rft3d_cli.records import describe
+from rft3d_cli.samplers import Sampler
 
 FILE = "rft3d.json"
 FRAMES = {"detection": 4, "grounding": 32, "choice": 32, "number": 32, "text": 32}

@@ -177,7 +177,7 @@ def describe_box(box: Floats) -> str:
     x, _, z = rotation[:, longer]
     turned = float(np.degrees(np.arctan2(z, x))) % 180
     sides = (("left", "right"), ("up", "down"), ("behind", "ahead"))
-    centre = ", ".join(f"{abs(v):.2f} m {names[v >= 0]}" for v, names in zip(box[:3], sides, strict=True))
+    centre = ", ".join(f"{abs(v):.2f} m {names[int(v >= 0)]}" for v, names in zip(box[:3], sides, strict=True))
     size = " x ".join(f"{value:.2f}" for value in box[3:6])
     return f"{centre}; size {size} m, turned {turned:.0f} degrees"
 

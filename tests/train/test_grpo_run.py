@@ -222,8 +222,8 @@ def test_cut_completions_are_counted_and_still_teach(
     assert line["completions/clipped_ratio"] == 1.0
     assert (line["completions/min_length"], line["completions/max_length"]) == (2.0, 2.0)
     assert line["grad_norm"] > 0
-    # Weight 0 logs a reward and pays nothing for it.
-    assert line["rewards/format/mean"] == 0.0
+    # Weight 0 logs a reward and pays nothing for it. Two tokens can be an empty list, so some may be well formed.
+    assert 0 <= line["rewards/format/mean"] < 1
     assert line["reward"] == pytest.approx(line["rewards/paid/mean"])
 
 
