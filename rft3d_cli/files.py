@@ -22,16 +22,18 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     block raises.
 
     Args:
-        path: The final path; missing parent folders are made.
+        path: The final path; missing parent folders are made, and a link is replaced, never what it leads to.
         durable: Flush the content to the disk before it gets its name, so that not even a power cut leaves half a
             file. Off for files by the thousand that a repeated command would write again.
 
     Raises:
-        DataError: Where the folder cannot be written, or ``path`` is a folder itself.
+        DataError: Where the folder cannot be written, or ``path`` is a folder, a device or a pipe.
     """
     try:
         if path.is_dir():
             raise DataError(f"{path} is a folder, where a file would be written")
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is a device or a pipe, where a file would be written")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)

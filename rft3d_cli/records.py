@@ -10,12 +10,23 @@ Media paths are relative to a *media root* (by default the JSONL's own folder) a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 from pydantic_core.core_schema import ValidationInfo
 
 from rft3d_cli.errors import DataError
@@ -90,10 +101,20 @@ class Clip(_Strict):
     sampler: Sampler | None = None
 
 
+def _words(value: str) -> str:
+    if not value.strip():
+        raise ValueError("a label needs letters")
+    return value
+
+
+Label = Annotated[str, Field(max_length=100), AfterValidator(_words)]
+"""What a reader of answers takes for a label."""
+
+
 class LabelledBox(_Strict):
     """A box with its class name."""
 
-    label: str
+    label: Label
     bbox_3d: Box9
 
 
@@ -122,6 +143,16 @@ class ChoiceTarget(_Strict):
 
     letter: str = Field(min_length=1, max_length=1)
     options: list[str]
+
+    @field_validator("options")
+    @classmethod
+    def _one_is_the_letter_s(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        letter = info.data.get("letter")
+        marks = [re.match(r"\s?[(\[]?([A-Za-z])[.):\]]", option) for option in value]
+        letters = {m.group(1).upper() for m in marks if m} | {*ascii_uppercase[: len(value)]}
+        if value and letter is not None and letter.upper() not in letters:
+            raise ValueError(f"none of {len(value)} options is {letter!r}")
+        return value
 
 
 class NumberTarget(_Strict):
@@ -158,7 +189,7 @@ class Camera(_Strict):
     """
 
     intrinsic: Matrix3
-    image_size: tuple[int, int]
+    image_size: tuple[PositiveInt, PositiveInt]
     cam_to_world: list[Matrix4] = Field(min_length=1)
     axis_align: Matrix4
 
@@ -215,6 +246,19 @@ class Record(_Strict):
         video = info.data.get("video")
         if isinstance(value, GroundingTarget) and isinstance(video, FrameList) and value.frame >= len(video.frames):
             raise ValueError(f"frame {value.frame} of a clip of {len(video.frames)} frames")
+        return value
+
+    @field_validator("camera")
+    @classmethod
+    def _one_pose_a_frame(cls, value: Camera | None, info: ValidationInfo) -> Camera | None:
+        video, target = info.data.get("video"), info.data.get("target")
+        if value is None:
+            return None
+        poses = len(value.cam_to_world)
+        if isinstance(video, FrameList) and poses != len(video.frames):
+            raise ValueError(f"{poses} poses for {len(video.frames)} frames")
+        if isinstance(target, GroundingTarget) and target.frame >= poses:
+            raise ValueError(f"no pose for the target's frame {target.frame}")
         return value
 
     def to_json(self) -> str:
@@ -357,23 +401,31 @@ def read_records(
     return out
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+_ESCAPED = re.compile(r"[\udc80-\udcff]")
+"""Bytes that are not UTF-8, as Python's ``surrogateescape`` hands them on."""
+
+
+def read_lines(path: Path, *, torn: bool = False) -> Iterator[tuple[int, str]]:
     """Numbered, non-blank lines of a UTF-8 text file.
+
+    Args:
+        path: The file.
+        torn: Give a last line without a newline also where it ends within a character, the bytes that are left escaped.
 
     Raises:
         DataError: Where the file is missing, is a folder, or is not UTF-8.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
             for number, line in enumerate(stream, start=1):
+                if not (torn and line[-1:] != "\n") and not line.isascii() and _ESCAPED.search(line):
+                    raise DataError(f"{path} is not UTF-8 text: line {number}")
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "check the path; rft3d prepare writes record files") from None
     except IsADirectoryError:
         raise DataError(f"{path} is a folder, not a JSONL file") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason}") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -403,17 +455,18 @@ def read_predictions(path: Path | str) -> dict[str, str]:
     """
     path = Path(path)
     out: dict[str, str] = {}
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, torn=True):
         try:
             data = json.loads(line)
-            if not isinstance(data, dict) or "id" not in data or "prediction" not in data:
-                raise ValueError('a prediction is an object {"id": …, "prediction": …}')
-            if not isinstance(data["prediction"], str | None):
-                raise ValueError("prediction must be text")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if line.endswith("\n"):
-                raise DataError(f"{path} line {number}: {error}") from None
+                why = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
+                raise DataError(f"{path} line {number}: {why}") from None
             continue
+        if not isinstance(data, dict) or "id" not in data or "prediction" not in data:
+            raise DataError(f'{path} line {number}: a prediction is an object {{"id": …, "prediction": …}}')
+        if not isinstance(data["prediction"], str | None):
+            raise DataError(f"{path} line {number}: prediction must be text")
         out[str(data["id"])] = data["prediction"] or ""
     return out
 

@@ -18,6 +18,7 @@ _CACHED = 4096
 _MAX_SHORT = 4096
 """Characters of a short answer that are read, from its end: that is where a long text states its answer."""
 
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]{0,50})\}")
 _BOXED = re.compile(r"\\boxed\s?\{([^{}]{0,200})\}")
 _MARKUP = re.compile(r"(?<![0-9])[*`$]|[*`$](?![0-9])")
 _STATED = re.compile(r"\banswer\b(?:\s(?:is|would be|should be)\b)?\s?:?\s?", re.IGNORECASE | re.ASCII)
@@ -59,7 +60,7 @@ def read_choice(text: str, options: Sequence[str] = ()) -> ChoiceAnswer:
 
 @lru_cache(maxsize=_CACHED)
 def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
-    text = _plain(region.text)
+    text = _plain(region.text).strip(_QUOTES).rstrip("!?")
     if not text:
         return ChoiceAnswer(None, region.why or "no letter")
     texts = _option_texts(options)
@@ -76,10 +77,15 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     return ChoiceAnswer(letters[0])
 
 
+_QUOTES = "\"'“”‘’ "
 _LEAD = re.compile(r"(?:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:,;\n]|$)", re.IGNORECASE | re.ASCII)
 _LEAD_TEXT = re.compile(r"[(\[]?([A-Z])[)\].:]?\s(.*)", re.DOTALL)
 _AFTER = re.compile(r"(?:[Oo]ption\s)?[(\[]?([A-Z](?![A-Za-z0-9'])|[a-z](?=[)\].:]|$))")
-_OTHER = re.compile(r"[)\]]?\s?(?:or|and|/|,|&)\s?(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])")
+_OTHER = re.compile(
+    r"[)\]]?,?\s?\(?(?:or|and|/|,|&)\s?(?:maybe\s|perhaps\s|possibly\s)?(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])"
+)
+_LISTED = re.compile(r"\n\s*[(\[]?([A-Z])(?:[)\].:,;]|\s*(?:\n|$))")
+"""A line that puts a letter forward: after another one, the text lists options and chooses none."""
 _PARENTHESES = re.compile(r"\(([A-Z])\)")
 _LAST_WORD = re.compile(r"(?<!not)\s[(\[]?([A-Z])[)\]]?\.?$")
 
@@ -93,7 +99,7 @@ def _letters(text: str, texts: dict[str, str]) -> list[str]:
     if stated:
         return stated
     if match := _LEAD.match(text):
-        return [match.group(1).upper(), *_others(text, match.end(1))]
+        return [match.group(1).upper(), *_others(text, match.end(1)), *_LISTED.findall(text, match.end(1))]
     if match := _LEAD_TEXT.match(text):
         # "A chair" may be an article and a noun: the letter counts where its own option follows, or another letter.
         letter, rest = match.groups()
@@ -126,25 +132,38 @@ def _same(one: str, other: str) -> bool:
     return one.strip().rstrip(".").casefold() == other.strip().rstrip(".").casefold()
 
 
+def _square(*names: str) -> list[str]:
+    return [f"{square} {name}" for square in ("square", "sq", "sq.") for name in names]
+
+
 _SCALES = {
-    "m": {"m": 1.0, "cm": 0.01, "mm": 0.001, "ft": 0.3048, "in": 0.0254},
-    "cm": {"m": 100.0, "cm": 1.0, "mm": 0.1, "ft": 30.48, "in": 2.54},
+    "m": {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254, "yd": 0.9144},
+    "cm": {"m": 100.0, "cm": 1.0, "mm": 0.1, "km": 100_000.0, "ft": 30.48, "in": 2.54, "yd": 91.44},
     "m2": {"m2": 1.0, "cm2": 1e-4, "ft2": 0.09290304},
 }
 _UNITS = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), "m"),
     **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), "cm"),
     **dict.fromkeys(("mm", "millimeter", "millimeters", "millimetre", "millimetres"), "mm"),
+    **dict.fromkeys(("km", "kilometer", "kilometers", "kilometre", "kilometres"), "km"),
     **dict.fromkeys(("ft", "foot", "feet"), "ft"),
+    **dict.fromkeys(("yd", "yard", "yards"), "yd"),
     **dict.fromkeys(("inch", "inches"), "in"),
-    **dict.fromkeys(("m2", "m^2", "m²", "sqm", "square meters", "square metres", "square meter", "square metre"), "m2"),
+    **dict.fromkeys(("m2", "m^2", "m²", "sqm", *_square("m", "meter", "meters", "metre", "metres")), "m2"),
     **dict.fromkeys(("cm2", "cm^2", "cm²"), "cm2"),
-    **dict.fromkeys(("ft2", "ft^2", "ft²", "sqft", "square feet", "square foot"), "ft2"),
+    **dict.fromkeys(("ft2", "ft^2", "ft²", "sqft", *_square("ft", "foot", "feet")), "ft2"),
 }
 _UNIT = re.compile(
     r"[ -]?(" + "|".join(re.escape(name) for name in sorted(_UNITS, key=len, reverse=True)) + r")(?![A-Za-z0-9^²])",
     re.IGNORECASE,
 )
+_INCHES = re.compile(r"[ -]?in\.?$", re.IGNORECASE)
+"""At the end of an answer; before more words it is the preposition."""
+_MORE = re.compile(
+    r"[ -]?(?:(?:and |& )?(?:a |one )?(?:hal(?:f|ves)|thirds?|quarters?)|hundred|thousand|million|billion|dozen)\b",
+    re.IGNORECASE,
+)
+"""Words that make another number of the one before them."""
 _DIGITS = re.compile(r"[-+]?(?:[0-9]++(?:[.,_][0-9]++)*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _RANGE = re.compile(r"\s?(?:-|–|—|~|to|or|/|x|×)\s?(?=[0-9.])", re.IGNORECASE)
@@ -155,6 +174,10 @@ _SMALL_WORDS = (
 _TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: value for value, word in enumerate(_SMALL_WORDS.split())}
 _TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), start=2)}
+_WORDS_BEYOND = frozenset(
+    ["minus", "half", "halves", "third", "thirds", "quarter", "quarters", "thousand", "million", "billion", "dozen"]
+)
+"""Words of numbers that are not read, and that change the one beside them."""
 _WORDY = 8
 """Number words count in answers of at most this many words: "the one by the door" is no 1."""
 
@@ -222,11 +245,14 @@ def _quantities(text: str) -> list[_Quantity] | str:
         value = read_float(token.replace(",", "") if _GROUPED.fullmatch(token) else token)
         if value is None:
             return f"{token[:20]!r} is not one number"
+        if _MORE.match(text, match.end()):
+            return "a number that goes on in words"
         measure = _UNIT.match(text, match.end())
+        inches = None if measure else _INCHES.match(text, match.end())
         end = measure.end() if measure else match.end()
-        if not measure and text[end : end + 1].isalpha():
+        if not measure and not inches and text[end : end + 1].isalpha():
             continue
-        kind = _UNITS[measure.group(1).lower()] if measure else None
+        kind = _UNITS[measure.group(1).lower()] if measure else "in" if inches else None
         out.append(_Quantity(value, start, end, kind))
     return out
 
@@ -240,6 +266,8 @@ def _number_words(text: str) -> NumberAnswer:
     words = re.findall(r"[a-z]++", text.lower(), re.ASCII)
     if len(words) > _WORDY:
         return NumberAnswer(None, "no number")
+    if _WORDS_BEYOND.intersection(words):
+        return NumberAnswer(None, "a number that goes on in words")
     values: list[int] = []
     joinable = False
     for index, word in enumerate(words):
@@ -264,13 +292,15 @@ def _short(region: Region) -> Region:
     """The end of a region from a whole word on, so that what is cached and searched is small."""
     text = region.text
     if len(text) > _MAX_SHORT:
+        whole = text[-_MAX_SHORT - 1].isspace()
         text = text[-_MAX_SHORT:]
-        text = text[len(text.split(maxsplit=1)[0]) :] if text.strip() else ""
+        text = text if whole else re.sub(r"^\S+", "", text)
     return Region(text, region.truncated, region.why)
 
 
 def _plain(text: str) -> str:
     r"""The text without markup; the content of the last ``\boxed{…}`` where there is one."""
+    text = _TEXT.sub(r"\1", text).replace("\u2212", "-")
     boxed = _BOXED.findall(text)
     plain = _MARKUP.sub("", boxed[-1] if boxed else text)
     return re.sub(r"[^\S\n]+", " ", plain).strip()

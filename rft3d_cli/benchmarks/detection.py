@@ -166,7 +166,7 @@ def read_official(text: str) -> _Reading:
             hash(label)
         except (ValueError, TypeError, KeyError, IndexError) as error:
             out.dropped += 1
-            lost = lost or f"a line does not read: {error}"
+            lost = lost or f"a line does not read: {_in_words(error)}"
             continue
         out.labels.append(writable(label) if isinstance(label, str) else repr(label))
         out.boxes.append(box)
@@ -174,6 +174,15 @@ def read_official(text: str) -> _Reading:
     out.readable = bool(out.labels) or (not out.dropped and "".join(body.split()) == "[]")
     out.why = lost or ("" if out.readable else "no line with a box")
     return out
+
+
+def _in_words(error: Exception) -> str:
+    """Why a line is no box, without the names of Python's insides."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    if isinstance(error, TypeError):
+        return "it is not one object with a label and a box"
+    return "its box is not nine numbers" if "shape" in str(error) else str(error)
 
 
 def read_robust(text: str) -> _Reading:

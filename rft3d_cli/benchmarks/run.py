@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,8 +35,11 @@ HEADLINE = {
     "vsibench": {"official": "overall", "robust": "overall"},
 }
 
-NO_METRICS = ("schema", "n", "seed", "intervals", "data", "model", "versions")
-"""Numbers of a result that say nothing of its quality."""
+NO_METRICS = {
+    *("schema", "n", "seed", "intervals", "data", "model", "versions", "iou_threshold", "classes", "tp", "fp", "fn"),
+    *("missing", "unreadable", "unknown_ids", "dropped", "invalid", "other_labels"),
+}
+"""Numbers of a result, by a part of their key, of which more is not better."""
 
 
 def select(benchmark: str, records: Sequence[Record], path: Path) -> list[Record]:
@@ -142,6 +146,7 @@ def evaluate(
             key: lookup(second.document, key),
             "unreadable": second.document["unreadable"],
         },
+        "unknown_ids": len(predictions.keys() - {record.id for record in source.records}),
         "data": {"file": str(source.path), "sha256": sha256(source.path), "records": len(records)},
         "prompt_hash": prompt_hash([record.prompt for record in records]),
         **about,
@@ -195,15 +200,24 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
         ThresholdError: Where the value is not reached.
     """
     name, least = threshold(wanted)
-    known = {key: value for key, value in _numbers(document) if key.partition(".")[0] not in NO_METRICS}
-    matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
-    if len(matches) != 1:
-        near = ", ".join(matches or list(known)[:8])
-        raise UsageError(f"--fail-under: {'no' if not matches else 'more than one'} metric {name!r}", f"one of {near}")
-    value = known[matches[0]]
+    key, value = metric(document, name)
     if value is None or value < least:
         shown = "not measured" if value is None else f"{value:.2f}"
-        raise ThresholdError(f"{matches[0]} is {shown}, below {least:g}")
+        raise ThresholdError(f"{key} is {shown}, below {least:g}")
+
+
+def metric(document: Mapping[str, Any], name: str) -> tuple[str, float | None]:
+    """A metric of a result by its dotted key, or by the end of it where only one key ends so.
+
+    Raises:
+        UsageError: Where none does, or several.
+    """
+    known = {key: value for key, value in _numbers(document) if NO_METRICS.isdisjoint(_parts(key))}
+    matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
+    if len(matches) != 1:
+        near = ", ".join((matches or [*known])[:8])
+        raise UsageError(f"--fail-under: {'no' if not matches else 'more than one'} metric {name!r}", f"one of {near}")
+    return matches[0], known[matches[0]]
 
 
 def threshold(wanted: str) -> tuple[str, float]:
@@ -217,7 +231,10 @@ def threshold(wanted: str) -> tuple[str, float]:
     """
     name, _, text = wanted.partition("=")
     try:
-        return name, float(text)
+        least = float(text)
+        if not math.isfinite(least):
+            raise ValueError("no threshold")
+        return name, least
     except ValueError:
         hint = "for example --fail-under micro.f1=40"
         raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", hint) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -110,6 +111,18 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
         folder = out if out is not None or predictions is not None else Path("eval") / benchmark
         if folder is not None and folder.exists() and not folder.is_dir():
             raise UsageError(f"{folder} is a file, not a folder", "name another folder with --out")
+        if details is not None and (details.is_dir() or details.resolve() in _inputs(data, predictions)):
+            what = "a folder" if details.is_dir() else "what is scored"
+            raise UsageError(f"--details {details} is {what}", "name another file")
+
+        scored = partial(
+            running.evaluate, benchmark, source, records, scorer=scorer, answer_style=answer_style, seed=seed
+        )
+        if fail_under:
+            # A metric that does not exist is known before a model has answered for an hour.
+            nothing = scored({}, about={})[1]
+            for wanted in fail_under:
+                running.metric(nothing, running.threshold(wanted)[0])
         if predictions is not None:
             if dry_run:
                 read_predictions(predictions)
@@ -125,14 +138,12 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
                 return
             found, about_model = running.predict(records, asked, folder or Path())
             about = {"model": about_model}
-        result, document = running.evaluate(
-            benchmark, source, records, found, scorer=scorer, answer_style=answer_style, seed=seed, about=about
-        )
+        result, document = scored(found, about=about)
         if details is not None:
             running.write_details(details, result)
         if folder is not None:
             running.write_result(folder / "result.json", document)
-        _warn(document["missing"], len(records), len(found.keys() - {record.id for record in source.records}))
+        _warn(document["missing"], len(records), document["unknown_ids"])
         if as_json:
             console.print_json(document)
         else:
@@ -145,6 +156,10 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
     run.__annotations__["data"] = data_type
     run.__doc__ = text
     return run
+
+
+def _inputs(*paths: Path | None) -> list[Path]:
+    return [path.resolve() for path in paths if path is not None]
 
 
 def _read(benchmark: str, data: Path, media_root: Path | None) -> RecordFile:

@@ -115,7 +115,9 @@ def parse_question(row: Mapping[str, Any]) -> Question:
         if value.startswith(".") or any(c in value for c in "/\\:\0"):
             raise ValueError(f"{key} {value!r} is not a name")
     options, truth = row.get("options"), str(row["ground_truth"]).strip()
-    if options is not None and len(options) == 0:
+    if options is not None and not isinstance(options, list | tuple):
+        raise ValueError("options are not a list")
+    if not options:
         options = None
     if options is not None:
         if not all(isinstance(option, str) for option in options):

@@ -22,7 +22,11 @@ ASSUMED_FOV = 58.0
 """Horizontal field of view where nothing is known of the camera, degrees: that of ScanNet's."""
 
 _FIND_ALL = re.compile(r"\b(every|all|each|detect|list)\b", re.IGNORECASE)
-_FIND_ONE = re.compile(r"^\s*(?:where(?:'s| is| are)|find|locate|show me|point to)\s+(.*?)\s*[?.!]*\s*$", re.IGNORECASE)
+_ANYTHING = frozenset(["object", "thing", "everything", "item", "furniture", "piece", "box", "bounding", "3d"])
+"""Words that name no class."""
+_FIND_ONE = re.compile(
+    r"^\s*(?:where(?:['’]s| is| are)|find|locate|show me|point to)\s+(.*?)\s*[?.!]*\s*$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,38 @@ def object_label(question: str) -> str:
     return re.sub(r"^(the|an?)\s+", "", described_object(question).rstrip("."), flags=re.IGNORECASE)
 
 
+def asked_classes(question: str) -> frozenset[str]:
+    """The words of a question for all objects that may name a class, in the singular; empty where it wants any.
+
+    >>> sorted(asked_classes("find every chair and all tables")), sorted(asked_classes("detect all objects"))
+    (['chair', 'table'], [])
+    """
+    found = _FIND_ALL.search(question)
+    words = re.findall(r"\w+", question[found.end() :].casefold() if found else "")
+    kept = [_singular(word) for word in words if word not in _FILLERS]
+    return frozenset() if _ANYTHING.intersection(kept) else frozenset(kept)
+
+
+_FILLER_WORDS = "every all each of the a an and or in on at to this that room video picture scene you see"
+_FILLERS = frozenset(_FILLER_WORDS.split())
+
+
+def _singular(word: str) -> str:
+    if word.endswith(("shes", "ches", "xes", "sses")):
+        return word[:-2]
+    if word.endswith("lves"):
+        return f"{word[:-3]}f"
+    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
+
+
+def of_classes(boxes: Boxes3D, classes: frozenset[str]) -> Boxes3D:
+    """The boxes whose label has one of the words; all of them where no class was asked for."""
+    if not classes:
+        return boxes
+    kept = [i for i, label in enumerate(boxes.labels) if classes & {*map(_singular, label.casefold().split())}]
+    return Boxes3D([boxes.boxes[i] for i in kept], [boxes.labels[i] for i in kept])
+
+
 def named(video: Path) -> Path:
     """The video by a path that ends in its name, also where it is written as ``.`` or ``..``."""
     return video if video.name not in ("", "..") else video.resolve()
@@ -103,11 +139,13 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
             raise ValueError("intrinsic is 3 × 3, and cam_to_world holds 4 × 4 matrices")
         if not np.isfinite(intrinsic).all() or (poses is not None and not np.isfinite(poses).all()):
             raise ValueError("it holds numbers that are not finite")
+        if poses is not None and not np.allclose(np.linalg.det(poses[:, :3, :3]), 1, atol=1e-2):
+            raise ValueError("a matrix of cam_to_world is no pose: its upper left is not a rotation")
         if min(image_size) < 1:
             raise ValueError(f"image_size {list(image_size)} is empty")
     except OSError as error:
         raise DataError(f"camera file {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         hint = 'a camera file holds {"intrinsic": 3×3, "image_size": [width, height]}'
         raise DataError(f"camera file {path} is wrong: {error}", hint) from None
     return Camera(scale_intrinsic(intrinsic, image_size, size), "file", poses)
@@ -134,26 +172,28 @@ class Answer:
     why: str
 
 
-def read_answer(task: str, text: str, frames: int, label: str) -> Answer:
+def read_answer(task: str, text: str, frames: int, question: str) -> Answer:
     """Read a model's text.
 
     Args:
         task: ``detection``, ``grounding``, or any other for short answers.
         text: What the model wrote.
         frames: How many frames it saw.
-        label: What to call a grounded box.
+        question: What was asked: it names a grounded box, and the classes of detected ones.
     """
     none = Boxes3D([])
     if task == "detection":
         found = read_boxes(text)
-        return Answer(task, text, 0, found.boxes, None, "" if len(found.boxes) else found.why or "no box")
+        lost = found.why or (found.dropped[0].reason if found.dropped else "")
+        why = "" if len(found.boxes) else lost
+        return Answer(task, text, 0, of_classes(found.boxes, asked_classes(question)), None, why)
     if task == "grounding":
         place = read_grounding(text)
         if place.frame is None or place.box is None:
             return Answer(task, text, 0, none, None, place.why)
         if place.frame >= frames:
             return Answer(task, text, 0, none, None, f"it names frame {place.frame} of {frames}")
-        return Answer(task, text, place.frame, Boxes3D([place.box], [label]), None, "")
+        return Answer(task, text, place.frame, Boxes3D([place.box], [object_label(question)]), None, "")
     number, choice = read_number(text), read_choice(text)
     value = number.value if number.value is not None else choice.letter
     return Answer(task, text, 0, none, value, "")

@@ -25,7 +25,6 @@ from rft3d_cli.show.answer import (
     document,
     draw_answer,
     guess_task,
-    object_label,
     read_answer,
     read_camera,
 )
@@ -114,7 +113,7 @@ def ask(
 
     prompt = _prompt(kind, question, len(clip.images))
     text = _generate(model, prompt, clip, max_tokens or MAX_TOKENS[kind], tags=defaults.tags)
-    answer = read_answer(kind, text, len(clip.images), object_label(question))
+    answer = read_answer(kind, text, len(clip.images), question)
     written, pictures = draw_answer(answer, clip.images, camera.intrinsic, out)
     if len(answer.boxes):
         movie = out / MOVIE
@@ -203,6 +202,8 @@ def _words(answer: Answer) -> list[str]:
     if len(answer.boxes):
         camera = f"from the camera in frame {answer.frame}"
         return [f"{label}, {camera}: {describe_box(box)}" for label, box in answer.boxes]
+    if answer.task == "detection":
+        return ["nothing of the kind is in sight"]
     return [answer.text.strip() or "(no answer)"]
 
 
@@ -224,5 +225,5 @@ def _write_video(
         return
     whole = open_video(video, len(camera.poses))
     placed = boxes_in_all_frames(answer, camera.poses, camera.poses[clip.indices[answer.frame]])
-    images = [draw_boxes(image, boxes, camera.intrinsic) for image, boxes in zip(whole.images, placed, strict=True)]
-    write_mp4(path, images, clip.info.rate)
+    pairs = zip(whole.images, placed, strict=True)
+    write_mp4(path, (draw_boxes(image, boxes, camera.intrinsic) for image, boxes in pairs), clip.info.rate)

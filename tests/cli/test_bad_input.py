@@ -106,7 +106,7 @@ BAD = {
         SCORE, 3, "said.jsonl line 1", "prediction must be text", write("said.jsonl", '{"id": "a", "prediction": 4}\n')
     ),
     "a result folder that is a file": Bad(f"{SCORE} --out clip.mp4", 2, "clip.mp4", "is a file, not a folder"),
-    "details that are a folder": Bad(f"{SCORE} --details rooms", 3, "rooms", "is a folder"),
+    "details that are a folder": Bad(f"{SCORE} --details rooms", 2, "rooms", "is a folder"),
     "a model that is missing": Bad("evaluate detection -d all.jsonl -m nonsense", 4, "nonsense", "does not exist"),
     "a model that is a folder of scans": Bad("evaluate detection -d all.jsonl -m rooms", 4, "rooms", "holds no model"),
     "a model that was not fetched": Bad(
@@ -139,6 +139,16 @@ BAD = {
     "no such camera": Bad(f"{ASK} --camera no.json", 3, "no.json", "cannot be read"),
     "a camera that is not JSON": Bad(
         ASK, 3, "clip.camera.json", "is wrong", write("clip.camera.json", "focal length: 500")
+    ),
+    "a camera whose pose is no pose": Bad(
+        ASK, 3, "clip.camera.json", "is no pose",
+        write("clip.camera.json", json.dumps({
+            "intrinsic": [[9, 0, 4], [0, 9, 3], [0, 0, 1]], "image_size": [8, 6], "cam_to_world": [[[0] * 4] * 4],
+        })),
+    ),
+    "a camera of no size": Bad(
+        ASK, 3, "clip.camera.json", "is wrong",
+        write("clip.camera.json", '{"intrinsic": [[9, 0, 4], [0, 9, 3], [0, 0, 1]], "image_size": [1e999, 4]}'),
     ),
     "answers into a file": Bad(f"{ASK} --max-tokens 1 --out all.jsonl", 3, "all.jsonl", "cannot be written"),
     # ---- sft and grpo

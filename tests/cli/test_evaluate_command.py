@@ -232,6 +232,11 @@ def test_a_mixed_file_gives_each_benchmark_its_own_records(rft3d):
         assert shown.err == ""
 
 
+def test_predictions_beyond_a_limit_are_not_unknown(evaluate):
+    shown = evaluate("detection", "--limit", 1, "--json")
+    assert (shown.document["n"], shown.document["unknown_ids"], shown.err) == (1, 0, "")
+
+
 # ---- Thresholds
 
 
@@ -244,9 +249,6 @@ def test_a_mixed_file_gives_each_benchmark_its_own_records(rft3d):
         pytest.param("vsibench", "overall=74", 5, "overall is 73.33, below 74", id="missed by a whole"),
         pytest.param("vsibench", "room_size_estimation=1", 5, "tasks.room_size_estimation is not measured, below 1",
                      id="not measured"),
-        pytest.param("detection", "f1=1", 2, "--fail-under: more than one metric 'f1'", id="ambiguous"),
-        pytest.param("detection", "f2=1", 2, "--fail-under: no metric 'f2'", id="unknown"),
-        pytest.param("detection", "seed=0", 2, "--fail-under: no metric 'seed'", id="no metric at all"),
     ],
 )  # fmt: skip
 def test_a_threshold_decides_the_exit_code_and_hides_nothing(evaluate, benchmark, wanted, code, message):
@@ -256,12 +258,33 @@ def test_a_threshold_decides_the_exit_code_and_hides_nothing(evaluate, benchmark
     assert matches(json.loads(shown.out), EXPECTED[benchmark])
 
 
-@pytest.mark.parametrize("wanted", ["micro.f1", "micro.f1=good"])
-def test_a_threshold_that_cannot_be_read_is_refused_before_anything_is_scored(evaluate, wanted):
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        pytest.param("micro.f1", "--fail-under 'micro.f1' is not METRIC=VALUE", id="no value"),
+        pytest.param("micro.f1=good", "--fail-under 'micro.f1=good' is not METRIC=VALUE", id="a word"),
+        pytest.param("micro.f1=nan", "--fail-under 'micro.f1=nan' is not METRIC=VALUE", id="not a number"),
+        pytest.param("f1=1", "--fail-under: more than one metric 'f1'", id="ambiguous"),
+        pytest.param("f2=1", "--fail-under: no metric 'f2'", id="unknown"),
+        pytest.param("seed=0", "--fail-under: no metric 'seed'", id="no metric at all"),
+        pytest.param("micro.tp=1", "--fail-under: no metric 'micro.tp'", id="a count"),
+    ],
+)
+def test_a_threshold_that_cannot_be_held_is_refused_before_anything_is_scored(evaluate, wanted, message):
     shown = evaluate("detection", "--fail-under", wanted, "--json", "--out", "scores")
     assert (shown.code, shown.out) == (2, "")
-    assert shown.errors == [f"--fail-under '{wanted}' is not METRIC=VALUE"]
+    assert shown.errors == [message]
     assert not Path("scores").exists()
+
+
+def test_details_never_replace_what_is_scored(evaluate, tmp_path):
+    Path("folder").mkdir()
+    for place, what in (("folder", "a folder"), ("detection.jsonl", "what is scored")):
+        before = {path: path.read_bytes() for path in Path().glob("*.jsonl")}
+        shown = evaluate("detection", "--details", place, "--out", "scores")
+        assert (shown.code, shown.errors) == (2, [f"--details {place} is {what}"])
+        assert {path: path.read_bytes() for path in Path().glob("*.jsonl")} == before
+        assert not Path("scores").exists()
 
 
 def test_every_threshold_counts(evaluate):

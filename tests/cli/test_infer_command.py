@@ -130,7 +130,25 @@ def test_a_box_is_labelled_by_its_answer_or_else_by_the_question(ask, monkeypatc
     monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: [GROUNDING_ANSWER])
     assert ask("Where is the big red chair?", "--json").document["boxes"][0]["label"] == "big red chair"
     monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: [DETECTION_ANSWER])
-    assert ask("find every table", "--json").document["boxes"][0]["label"] == "chair"
+    assert ask("find every object", "--json").document["boxes"][0]["label"] == "chair"
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "boxes", "words"),
+    [
+        pytest.param("find every chair", DETECTION_ANSWER, 1, "chair, from", id="the class that is there"),
+        pytest.param("find all chairs and shelves", DETECTION_ANSWER, 1, "chair, from", id="in the plural"),
+        pytest.param("find every table", DETECTION_ANSWER, 0, "nothing of the kind", id="another class"),
+        pytest.param("find every object", "```json\n[\n\t\n]```", 0, "nothing of the kind", id="an empty list"),
+        pytest.param("find every object", "I see nothing", 0, "no box could be read", id="no list"),
+    ],
+)
+def test_a_question_for_all_of_a_class_is_answered_with_that_class(ask, monkeypatch, question, text, boxes, words):
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", lambda *args: [text])
+    shown = ask(question)
+    assert (shown.code, shown.out.startswith(words)) == (0, True)
+    answer = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
+    assert (len(answer["boxes"]), bool(answer["unreadable"])) == (boxes, words.startswith("no box"))
 
 
 def test_json_is_what_the_file_holds_and_quiet_is_the_answer_alone(ask):

@@ -247,7 +247,16 @@ OPTIONS = ("A. chair", "B. table", "C. left", "D. right")
         pytest.param("<think>B?</think><answer>D</answer>", "D", id="tags"),
         pytest.param("<think>B?</think> D", "D", id="after thinking"),
         pytest.param("so $\\boxed{C}$", "C", id="boxed"),
+        pytest.param('"B"', "B", id="quoted"),
+        pytest.param("\u2018b\u2019", "B", id="quoted by curls"),
+        pytest.param("C!", "C", id="exclaimed"),
+        pytest.param("B\nA table is near", "B", id="a letter, then an article"),
         pytest.param("A or B", None, id="two letters"),
+        pytest.param("A or maybe B", None, id="a letter and a maybe"),
+        pytest.param("B, or maybe A", None, id="a letter, comma and a maybe"),
+        pytest.param("A (or B)", None, id="a letter and one in parentheses"),
+        pytest.param("A: chair\nB: table", None, id="options repeated"),
+        pytest.param("B\nA", None, id="a letter a line"),
         pytest.param("(A), (B)", None, id="two in parentheses"),
         pytest.param("The answer is A. No, the answer is B.", None, id="two statements"),
         pytest.param("A table", None, id="an article and another option"),
@@ -296,6 +305,15 @@ def test_options_without_letters_get_theirs_by_position() -> None:
         pytest.param("2 m and 3 m: the answer is 5", 5, id="a statement beats a mention"),
         pytest.param("<think>3 or 4</think><answer>5</answer>", 5, id="tags"),
         pytest.param("\\boxed{7} since 3", 7, id="boxed"),
+        pytest.param("\u22125", -5, id="a typographic minus"),
+        pytest.param("2 million", None, id="millions in words"),
+        pytest.param("two thousand", None, id="thousands in words"),
+        pytest.param("two dozen", None, id="dozens"),
+        pytest.param("1 and a half", None, id="and a half"),
+        pytest.param("one and a half meters", None, id="and a half, in words"),
+        pytest.param("three-quarters", None, id="quarters"),
+        pytest.param("one third", None, id="a third"),
+        pytest.param("minus two", None, id="minus in words"),
         pytest.param("2-3", None, id="range"),
         pytest.param("2 to 3", None, id="range in words"),
         pytest.param("2 – 3", None, id="range with a dash"),
@@ -337,6 +355,14 @@ def test_number_answers(text: str, value: float | None) -> None:
         ("1.2 m", "cm", 120),
         ("45 mm", "cm", 4.5),
         ("10 square feet", "m2", 0.9290304),
+        ("10 sq. feet", "m2", 0.9290304),
+        ("10 sq ft", "m2", 0.9290304),
+        ("12 sq m", "m2", 12),
+        ("3 km", "m", 3000),
+        ("3 yards", "m", 2.7432),
+        ("12 in", "cm", 30.48),
+        ("2 in the room", "m", 2),
+        (r"\boxed{3.5 \text{ m}}", "cm", 350),
         ("12 m^2", "m2", 12),
         ("350 cm", None, 350),
         ("350 cm, that is 3.5 m", "m", 3.5),
@@ -351,6 +377,9 @@ def test_a_long_text_is_read_from_its_end_and_never_in_the_middle_of_a_number() 
     assert read_number("1" * 5000).value is None
     assert read_number("7" * 4098 + " metres").value is None
     assert read_choice("word " * 5000 + "the answer is B", OPTIONS).letter == "B"
+    # The cut falls beside a space: no word is cut there.
+    assert read_number("a" * 100 + " 12345" + " b" * 2045).value == 12345
+    assert read_choice("a" * 2000 + " " + "  (BAD) is (A)".ljust(4096), OPTIONS).letter == "A"
 
 
 labels = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20).filter(

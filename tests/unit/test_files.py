@@ -119,6 +119,13 @@ def test_results_are_ordinary_files_by_the_user_s_umask(tmp_path, umask):
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o666 & ~umask
 
 
+def test_a_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe is a device or a pipe"):
+        write_bytes(tmp_path / "pipe", b"new")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
 def test_a_link_is_replaced_and_what_it_names_is_kept(tmp_path):
     (tmp_path / "precious").write_text("old", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "precious")

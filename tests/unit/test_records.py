@@ -34,6 +34,13 @@ def detection(**changes: object) -> dict[str, object]:
     return {**record, **changes}
 
 
+def camera(poses: int, **changes: object) -> dict[str, object]:
+    eye = [[float(i == j) for j in range(4)] for i in range(4)]
+    intrinsic = [row[:3] for row in eye[:3]]
+    known = {"intrinsic": intrinsic, "image_size": [4, 3], "cam_to_world": [eye] * poses, "axis_align": eye}
+    return {**known, **changes}
+
+
 def grounding(frame: int) -> dict[str, object]:
     return detection(task="grounding", target={"frame": frame, "bbox_3d": BOX, "bbox_world": BOX})
 
@@ -55,6 +62,15 @@ def grounding(frame: int) -> dict[str, object]:
         pytest.param(detection(video={"frames": ["a"], "times": [1.0, 2.0]}), "2 times for 1 frames", id="times"),
         pytest.param(detection(video={"path": "a.mp4", "frames": 0}), "video", id="zero frames of a clip"),
         pytest.param(grounding(2), "frame 2 of a clip of 2 frames", id="target frame outside the clip"),
+        pytest.param(detection(target={"boxes": [{"label": " ", "bbox_3d": BOX}]}), "needs letters", id="blank label"),
+        pytest.param(detection(target={"boxes": [{"label": "x" * 101, "bbox_3d": BOX}]}), "label", id="long label"),
+        pytest.param(detection(task="choice", target={"letter": "E", "options": ["A. one", "B. two"]}),
+                     "none of 2 options is 'E'", id="a letter of no option"),
+        pytest.param(detection(camera=camera(1)), "1 poses for 2 frames", id="too few poses"),
+        pytest.param(detection(camera=camera(2, image_size=[0, 5])), "image_size", id="an empty picture"),
+        pytest.param(detection(task="grounding", video={"path": "a.mp4", "frames": 4}, camera=camera(1),
+                               target={"frame": 1, "bbox_3d": BOX, "bbox_world": BOX}),
+                     "no pose for the target's frame 1", id="no pose at the target"),
         pytest.param({k: v for k, v in detection().items() if k != "video"}, "missing field video", id="no video"),
     ],
 )  # fmt: skip
@@ -86,7 +102,10 @@ boxes = st.tuples(finite, finite, finite, size, size, size, finite, finite, fini
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.text(max_size=8), boxes), max_size=5), st.text(min_size=1, max_size=20))
+@given(
+    st.lists(st.tuples(st.text(min_size=1, max_size=8).filter(str.strip), boxes), max_size=5),
+    st.text(min_size=1, max_size=20),
+)
 def test_a_record_survives_writing_and_reading_exactly(found: list[tuple[str, tuple[float, ...]]], prompt: str) -> None:
     target = {"boxes": [{"label": label, "bbox_3d": list(box)} for label, box in found]}
     record = Record.model_validate(detection(target=target, prompt=prompt))
@@ -148,6 +167,32 @@ def test_missing_media_are_counted_and_named_once(tmp_path: Path) -> None:
     for name in ("00120", "00150"):
         (tmp_path / "a" / f"{name}.jpg").touch()
     assert missing_media(read_records(path)) is None
+
+
+def test_predictions_torn_within_a_character_lose_that_line_only(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    whole = '{"id": "a", "prediction": "né"}\n{"id": "b", "prediction": "n'.encode()
+    path.write_bytes(whole + "é".encode()[:1])
+    assert read_predictions(path) == {"a": "né"}
+    path.write_bytes(whole + "é".encode()[:1] + b'"}\n')
+    with pytest.raises(DataError, match="not UTF-8 text: line 2"):
+        read_predictions(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        pytest.param('[{"id": "a", "prediction": "A"}]', "line 1: a prediction is an object", id="a list"),
+        pytest.param('{"id": "a", "answer": "B"}', "line 1: a prediction is an object", id="another key"),
+        pytest.param('{"id": "a", "prediction": 3}', "line 1: prediction must be text", id="a number"),
+        pytest.param("[" * 100_000 + "\n", "line 1: nested too deeply", id="nested deeply"),
+    ],
+)
+def test_a_whole_line_that_is_no_prediction_is_an_error_also_at_the_end(tmp_path: Path, line: str, why: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(DataError, match=why):
+        read_predictions(path)
 
 
 def test_predictions_keep_the_last_line_of_an_id_and_pass_over_a_torn_end(tmp_path: Path) -> None:
