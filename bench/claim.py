@@ -53,7 +53,7 @@ class Plan:
     grpo: int
 
 
-FULL = {"uncertain": Plan(3000, 320, 800, 250), "plain": Plan(1000, 320, 200, 200)}
+FULL = {"uncertain": Plan(3000, 320, 800, 250), "plain": Plan(1000, 320, 200, 150)}
 QUICK = {"uncertain": Plan(48, 16, 4, 3), "plain": Plan(24, 16, 4, 3)}
 ROOMS = {
     "uncertain": ("--kind", "uncertain", "--no-clips", "--seconds", "2"),

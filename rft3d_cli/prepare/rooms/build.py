@@ -49,7 +49,7 @@ class RoomsSpec:
         size: ``(width, height)`` of colour and depth, pixels.
         antialias: Colour samples along a pixel's side, odd.
         val: Share of the scenes, the last ones, that form the val split.
-        clips: Whether to write mp4 clips and VSI-Bench questions.
+        clips: Whether to write mp4 clips, and VSI-Bench questions about plain rooms.
     """
 
     scenes: int
@@ -148,22 +148,20 @@ def build_scene(index: int, spec: RoomsSpec, out: Path) -> BuiltScene:
         rng = np.random.default_rng([spec.seed, index, 1_000_003])
         built.descriptions = descriptions(rng, scene, set(first_seen))
         if spec.clips:
-            from rft3d_cli.video import write_mp4
-
             built.questions = questions(rng, scene, first_seen)
-            clip = out / "vsibench" / DATASET / f"{scene.name}.mp4"
-            write_mp4(clip, [image.colour for image in images], spec.fps)
-            write_json(
-                clip.with_suffix(".camera.json"),
-                {
-                    "intrinsic": spec.intrinsic.tolist(),
-                    "image_size": list(spec.size),
-                    "cam_to_world": scene.poses.tolist(),
-                },
-                indent=None,
-                durable=False,
-            )
+    if spec.clips:
+        write_clip(spec, scene, images, out / "vsibench" / DATASET / f"{scene.name}.mp4")
     return built
+
+
+def write_clip(spec: RoomsSpec, scene: Scene, images: list[Image], path: Path) -> None:
+    """A scene's frames as a video, with its camera beside it as ``rft3d infer`` finds it."""
+    from rft3d_cli.video import write_mp4
+
+    write_mp4(path, [image.colour for image in images], spec.fps)
+    poses = scene.poses.tolist()
+    camera = {"intrinsic": spec.intrinsic.tolist(), "image_size": list(spec.size), "cam_to_world": poses}
+    write_json(path.with_suffix(".camera.json"), camera, indent=None, durable=False)
 
 
 def check_free(out: Path) -> None:
