@@ -88,7 +88,9 @@ def rooms(
     val: Annotated[
         float, typer.Option("--val", min=0, max=1, help="Share of the rooms in the val split.", rich_help_panel=CONTENT)
     ] = 0.2,
-    clips: Annotated[bool, typer.Option(help="mp4 clips, and VSI-Bench questions about plain rooms.", rich_help_panel=CONTENT)] = True,
+    clips: Annotated[
+        bool, typer.Option(help="mp4 clips, and VSI-Bench questions about plain rooms.", rich_help_panel=CONTENT)
+    ] = True,
     workers: Workers = None,
     dry_run: DryRun = False,
     as_json: Json = False,
