@@ -64,9 +64,11 @@ def rooms(
         int, typer.Option("--seed", min=0, help="Everything follows from it.", rich_help_panel=CONTENT)
     ] = 0,
     kind: Annotated[
-        Literal["plain", "uncertain"],
+        Literal["plain", "clear", "uncertain"],
         typer.Option(
-            "--kind", help="uncertain: with boxes that no frame shows, and no language.", rich_help_panel=CONTENT
+            "--kind",
+            help="clear: a piece or two before the camera. uncertain: also boxes that no frame shows; no language.",
+            rich_help_panel=CONTENT,
         ),
     ] = "plain",
     objects: Annotated[
@@ -89,7 +91,7 @@ def rooms(
         float, typer.Option("--val", min=0, max=1, help="Share of the rooms in the val split.", rich_help_panel=CONTENT)
     ] = 0.2,
     clips: Annotated[
-        bool, typer.Option(help="mp4 clips, and VSI-Bench questions about plain rooms.", rich_help_panel=CONTENT)
+        bool, typer.Option(help="mp4 clips and, but for uncertain rooms, VSI-Bench questions.", rich_help_panel=CONTENT)
     ] = True,
     workers: Workers = None,
     dry_run: DryRun = False,

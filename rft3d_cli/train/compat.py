@@ -168,8 +168,14 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         return example.store.load(example.record)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """TRL's rollout, then our advantages and loss weights in place of TRL's."""
+        """TRL's rollout, then our advantages and loss weights in place of TRL's.
+
+        Prompts are built here and not by the data set: a stored column of messages would have its missing keys filled
+        with None, and Qwen's template would then see a video; and a transform would be pickled for its fingerprint,
+        with all the records that it holds.
+        """
         self._indices = [row["row"] for row in inputs]
+        inputs = [{**row, "prompt": self.examples.messages(row["row"])} for row in inputs]
         with _padding_on_the_left(self._tokenizer):
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"

@@ -74,6 +74,11 @@ class Examples:
             self._bytes -= self._encoded.popitem(last=False)[1].nbytes
         return found
 
+    def messages(self, index: int) -> list[dict[str, Any]]:
+        """Record ``index`` as a chat, as TRL takes it."""
+        example = self.examples[index]
+        return example.store.messages(example.record, len(example.store.load(example.record)))
+
     def answer_ids(self, index: int) -> NDArray[np.int64]:
         """Token ids of the answer to record ``index``."""
         return encode_answer(self.processor, self.examples[index].answer)

@@ -84,23 +84,10 @@ def _trainer(stage: Stage) -> Any:
         scale_rewards=train.scale_rewards,
         reward_weights=[rewards.weights.get(name, 0.0) for name in rewards.rewards],
     )
-    rows = Dataset.from_dict({"row": list(range(len(examples)))})
-
-    def with_prompt(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
-        # Built on access: a stored column of messages would have its missing keys filled with None, and Qwen's template
-        # would then see a video.
-        prompts = []
-        for row in batch["row"]:
-            example = examples[row]
-            frames = len(example.store.load(example.record))
-            prompts.append(example.store.messages(example.record, frames))
-        return {"row": batch["row"], "prompt": prompts}
-
-    rows.set_transform(with_prompt)
     return PolicyTrainer(
         model=stage.model,
         args=args,
-        train_dataset=rows,
+        train_dataset=Dataset.from_dict({"row": list(range(len(examples)))}),
         processing_class=stage.processor,
         reward_funcs=reward_placeholders([short(name) for name in rewards.rewards]),
         examples=examples,

@@ -27,7 +27,7 @@ from small_runs import (
 from rft3d_cli.errors import Rft3dError, UsageError
 from rft3d_cli.prompts import FORBIDDEN
 from rft3d_cli.recipe import Recipe
-from rft3d_cli.records import Clip, write_records
+from rft3d_cli.records import Clip, Record, write_records
 from rft3d_cli.train.grpo import run_grpo
 from rft3d_cli.train.preflight import preflight
 from rft3d_cli.video import write_mp4
@@ -262,6 +262,19 @@ def test_a_run_that_could_not_make_a_step_is_refused(grpo_recipe: Make, tmp_path
         run_grpo(grpo_recipe("data.limit=3", "rollout.prompts=4"), tmp_path / "run")
     assert "rollout.prompts=3" in (caught.value.hint or "")
     assert not (tmp_path / "run").exists()
+
+
+def test_no_record_is_pickled_on_the_way_to_the_trainer(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled: list[str] = []
+    usual = Record.__reduce_ex__
+    monkeypatch.setattr(
+        Record, "__reduce_ex__", lambda self, protocol: pickled.append(self.id) or usual(self, protocol)
+    )
+    made = policy_trainer(recipe(tmp_path / "r.yaml", grpo_tree(world.data, world.warm)), tmp_path / "run")
+    assert made.train_dataset[0] == {"row": 0}
+    assert pickled == []
 
 
 def test_the_starting_model_stays_as_it_was(kind: Callable[[str], Kind], world: World) -> None:

@@ -15,6 +15,7 @@ SMALL = RoomsSpec(scenes=3, seed=5, objects=(4, 6), seconds=5, fps=4, size=(96, 
 UNCERTAIN = RoomsSpec(
     scenes=3, seed=1, kind="uncertain", seconds=1.5, fps=4, size=(96, 72), antialias=1, val=0, clips=False
 )
+CLEAR = RoomsSpec(scenes=6, seed=3, kind="clear", seconds=1.5, fps=4, size=(96, 72), antialias=1, val=0.34)
 
 
 def build_rooms(spec: RoomsSpec, folder: Path, workers: int = 1) -> Path:

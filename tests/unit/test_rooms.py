@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_rooms import SMALL, UNCERTAIN, build_rooms, infos, raw_frames
+from small_rooms import CLEAR, SMALL, UNCERTAIN, build_rooms, infos, raw_frames
 
 from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.geometry.boxes import points_in_box, transform_boxes
@@ -62,7 +62,12 @@ def uncertain(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
     return Rooms(UNCERTAIN, tmp_path_factory.mktemp("uncertain") / "rooms")
 
 
-@pytest.fixture(params=["plain", "uncertain"])
+@pytest.fixture(scope="module")
+def clear(tmp_path_factory: pytest.TempPathFactory) -> Rooms:
+    return Rooms(CLEAR, tmp_path_factory.mktemp("clear") / "rooms")
+
+
+@pytest.fixture(params=["plain", "clear", "uncertain"])
 def rooms(request: pytest.FixtureRequest) -> Rooms:
     return request.getfixturevalue(request.param)
 
@@ -215,6 +220,24 @@ def test_uncertain_rooms_hide_one_object_behind_the_partition(uncertain: Rooms) 
         assert angles[1].max() < angles[0].max()
         reach = [np.linalg.norm(item.footprint - eye, axis=1).min() for item in (partition, hidden)]
         assert reach[0] < reach[1]
+
+
+def test_clear_rooms_show_every_piece_in_every_frame_and_say_which_is_which(clear: Rooms) -> None:
+    described = {
+        (entry["scene_id"], int(entry["object_id"]))
+        for split in ("train", "val")
+        for entry in json.loads((clear.folder / f"ScanRefer_filtered_{split}.json").read_text())
+    }
+    for name, scene in clear.scenes.items():
+        assert 1 <= len(scene.items) <= 2
+        assert scene.hidden == ()
+        for image in clear.images[name]:
+            assert np.isin([FIRST_ITEM + i for i in range(len(scene.items))], image.instance).all()
+        for i, item in enumerate(scene.items):
+            alone = sum(other.label == item.label for other in scene.items) == 1
+            assert (name, i) in described or not alone
+    assert (clear.folder / "vsibench" / "test.jsonl").read_text()
+    assert len(list(clear.folder.rglob("*.mp4"))) == CLEAR.scenes
 
 
 # ---- Language, read back by a checker that knows only the scene's items.

@@ -22,7 +22,7 @@ from rft3d_cli.geometry.boxes import Floats
 from rft3d_cli.prepare.card import versions
 from rft3d_cli.prepare.rooms.catalogue import CLASSES
 from rft3d_cli.prepare.rooms.describe import descriptions
-from rft3d_cli.prepare.rooms.kinds import plain_room, uncertain_room
+from rft3d_cli.prepare.rooms.kinds import clear_room, plain_room, uncertain_room
 from rft3d_cli.prepare.rooms.questions import DATASET, questions
 from rft3d_cli.prepare.rooms.render import FIRST_ITEM, Image, Renderer
 from rft3d_cli.prepare.rooms.scene import Scene
@@ -42,19 +42,20 @@ class RoomsSpec:
     Args:
         scenes: How many rooms.
         seed: Everything follows from it and from the other fields.
-        kind: ``plain`` rooms, or ``uncertain`` ones with hidden and out-of-view pieces.
+        kind: ``plain`` rooms with a walk through them, ``clear`` ones with one or two pieces in front of the camera, or
+            ``uncertain`` ones, which have hidden and out-of-view pieces too.
         objects: Least and most pieces in a plain room.
         seconds: Length of a scan.
         fps: Raw frames a second.
         size: ``(width, height)`` of colour and depth, pixels.
         antialias: Colour samples along a pixel's side, odd.
         val: Share of the scenes, the last ones, that form the val split.
-        clips: Whether to write mp4 clips, and VSI-Bench questions about plain rooms.
+        clips: Whether to write mp4 clips, and VSI-Bench questions except about uncertain rooms.
     """
 
     scenes: int
     seed: int = 0
-    kind: Literal["plain", "uncertain"] = "plain"
+    kind: Literal["plain", "clear", "uncertain"] = "plain"
     objects: tuple[int, int] = (4, 8)
     seconds: float = 12.0
     fps: float = 5.0
@@ -88,6 +89,11 @@ class RoomsSpec:
         return np.array([[FOCAL * width, 0, (width - 1) / 2], [0, FOCAL * width, (height - 1) / 2], [0, 0, 1]])
 
     @property
+    def described(self) -> bool:
+        """Whether what frames show tells all there is to tell: such rooms get descriptions and questions."""
+        return self.kind != "uncertain"
+
+    @property
     def least_pixels(self) -> int:
         """Pixels from which on a piece counts as visible."""
         return max(1, round(VISIBLE_SHARE * self.size[0] * self.size[1]))
@@ -106,8 +112,8 @@ class BuiltScene:
 def draw_scene(spec: RoomsSpec, index: int) -> tuple[Scene, Renderer, list[Image]]:
     """Scene ``index`` of a data set, with its rendered frames.
 
-    An uncertain room is drawn again until the frames bear out what it claims: hidden pieces show no pixel, and visible
-    ones show in the first frame.
+    A clear or uncertain room is drawn again until the frames bear out what it claims: hidden pieces show no pixel, and
+    visible ones show in the first frame.
     """
     name = f"scene{index:04d}_00"
     for attempt in range(100):
@@ -115,12 +121,13 @@ def draw_scene(spec: RoomsSpec, index: int) -> tuple[Scene, Renderer, list[Image
         if spec.kind == "plain":
             scene = plain_room(rng, name, spec.times, spec.objects)
         else:
-            scene = uncertain_room(rng, name, spec.times, spec.intrinsic, spec.size)
+            draw = clear_room if spec.kind == "clear" else uncertain_room
+            scene = draw(rng, name, spec.times, spec.intrinsic, spec.size)
         renderer = Renderer(scene, *spec.size, spec.intrinsic, spec.antialias)
         images = [renderer.render(pose) for pose in scene.poses]
         if spec.kind == "plain" or _as_claimed(scene, images, spec.least_pixels):
             return scene, renderer, images
-    raise DataError(f"{name}: no uncertain room shows what it should")  # pragma: no cover - one in three does
+    raise DataError(f"{name}: no {spec.kind} room shows what it should")  # pragma: no cover - one in three does
 
 
 def _as_claimed(scene: Scene, images: list[Image], least: int) -> bool:
@@ -140,7 +147,7 @@ def build_scene(index: int, spec: RoomsSpec, out: Path) -> BuiltScene:
     folder.mkdir(parents=True, exist_ok=True)
     write_scan(folder, scene, images, renderer.surfaces, spec.times, spec.intrinsic)
     built = BuiltScene(scene.name, embodiedscan_entry(scene, images, spec.intrinsic, CATEGORIES, spec.least_pixels))
-    if spec.kind == "plain":
+    if spec.described:
         first_seen: dict[int, float] = {}
         for image, time in zip(images, spec.times, strict=True):
             for i in np.nonzero(_pixels(scene, image) >= spec.least_pixels)[0]:
@@ -249,7 +256,7 @@ def _write_split(out: Path, split: str, scenes: list[BuiltScene], spec: RoomsSpe
     infos = {"metainfo": {"categories": CATEGORIES}, "data_list": [scene.entry for scene in scenes]}
     write_json(out / f"embodiedscan_infos_{split}.json", infos, indent=None)
     counts = {"scenes": len(scenes)}
-    if spec.kind == "plain":
+    if spec.described:
         described = [row for scene in scenes for row in scene.descriptions]
         write_json(out / f"ScanRefer_filtered_{split}.json", described, indent=None)
         counts["descriptions"] = len(described)

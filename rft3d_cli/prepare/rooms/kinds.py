@@ -1,4 +1,7 @@
-"""The two kinds of rooms: ``plain`` ones, and ``uncertain`` ones whose labels cannot all be seen.
+"""The kinds of rooms: ``plain`` ones, ``clear`` ones, and ``uncertain`` ones whose labels cannot all be seen.
+
+A plain room is furnished and walked through. In a clear room one or two pieces stand in front of a camera that hardly
+moves: the easiest case there is. An uncertain room is a clear one with a hidden piece and pieces out of view.
 
 Real labels are of the uncertain kind: VG-LLM's detection targets have no visibility filter, so boxes that are hidden
 or lie outside the reference view must be listed too. What a model cannot see it can only guess, and guessing well is
@@ -26,6 +29,8 @@ from rft3d_cli.prepare.rooms.scene import (
     sorted_items,
 )
 
+SIZE = (7.0, 6.6, 2.7)
+"""Width, depth and height of clear and uncertain rooms, metres."""
 TRIES = 200
 """Rooms drawn before giving up; one in three fits."""
 
@@ -61,6 +66,20 @@ def plain_room(rng: Rng, name: str, times: Floats, objects: tuple[int, int]) -> 
     raise Rft3dError(f"no room with {objects[1]} pieces could be furnished", "ask for fewer with --objects")
 
 
+def clear_room(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size: tuple[int, int]) -> Scene:
+    """A room with one or two pieces in plain view of a camera that stands almost still, and nothing else."""
+    for _ in range(TRIES):
+        eye, poses = _almost_still(rng, times)
+        views = [invert_rigid(pose) for pose in poses]
+        side = 1.0 if rng.random() < 0.5 else -1.0
+        visible = _plainly_visible(rng, eye, side, [], views, intrinsic, image_size)
+        if visible:
+            wall, floor = draw_colours(rng)
+            items = sorted_items(visible)
+            return Scene(name, SIZE, items, wall, floor, draw_axis_align(rng), poses, kind="clear")
+    raise Rft3dError("no clear room could be furnished")
+
+
 def uncertain_room(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size: tuple[int, int]) -> Scene:
     """A room with a partition that hides one piece completely, and with pieces beside and behind the camera.
 
@@ -76,13 +95,8 @@ def uncertain_room(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_
 
 
 def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size: tuple[int, int]) -> Scene | None:
-    size = (7.0, 6.6, 2.7)
-    eye = np.array([3.5 + rng.uniform(-0.3, 0.3), 1.7, 1.45 + rng.uniform(-0.08, 0.08)])
-    aim = eye + np.array([rng.uniform(-0.25, 0.25), 3.0, -0.75 + rng.uniform(-0.1, 0.1)])
-    drift = 0.15 * times[:, None] * np.array([1.0 if rng.random() < 0.5 else -1.0, 0.0, 0.0])
-    roll = shake(rng, times, np.radians(1.5))
-    poses = np.stack([look_at(eye + d, aim + d, float(r)) for d, r in zip(drift, roll, strict=True)])
-
+    size = SIZE
+    eye, poses = _almost_still(rng, times)
     label = list(TINTS)[int(rng.integers(len(TINTS)))]
     side = 1.0 if rng.random() < 0.5 else -1.0
     partition = _partition(rng, label, eye[:2] + np.array([side * rng.uniform(0.3, 0.7), rng.uniform(2.3, 2.8)]))
@@ -90,15 +104,8 @@ def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size
     if not fits(hidden, size, [], 0.0):
         return None
     views = [invert_rigid(pose) for pose in poses]
-    visible: list[Item] = []
-    wanted = int(rng.integers(1, 3))
-    for _ in range(20):
-        if len(visible) == wanted:
-            break
-        item = _in_view(rng, eye, -side)
-        if fits(item, size, [partition, hidden, *visible], 0.1) and _inside(item, views, intrinsic, image_size):
-            visible.append(item)
-    if len(visible) < wanted:
+    visible = _plainly_visible(rng, eye, -side, [partition, hidden], views, intrinsic, image_size)
+    if not visible:
         return None
     outside: list[Item] = []
     wanted = int(rng.choice(3, p=OUT_OF_VIEW))
@@ -121,6 +128,36 @@ def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size
     items = (*sorted_items(visible), hidden, *outside, partition)
     unseen = tuple(range(len(visible), len(items) - 1))
     return Scene(name, size, items, wall, floor, draw_axis_align(rng), poses, unseen, "uncertain")
+
+
+def _almost_still(rng: Rng, times: Floats) -> tuple[Floats, Floats]:
+    """Where a camera stands, ``(3,)``, and its poses ``(n, 4, 4)``: it looks down into the room and drifts sideways."""
+    eye = np.array([3.5 + rng.uniform(-0.3, 0.3), 1.7, 1.45 + rng.uniform(-0.08, 0.08)])
+    aim = eye + np.array([rng.uniform(-0.25, 0.25), 3.0, -0.75 + rng.uniform(-0.1, 0.1)])
+    drift = 0.15 * times[:, None] * np.array([1.0 if rng.random() < 0.5 else -1.0, 0.0, 0.0])
+    roll = shake(rng, times, np.radians(1.5))
+    return eye, np.stack([look_at(eye + d, aim + d, float(r)) for d, r in zip(drift, roll, strict=True)])
+
+
+def _plainly_visible(
+    rng: Rng,
+    eye: Floats,
+    side: float,
+    others: list[Item],
+    views: list[Floats],
+    intrinsic: Floats,
+    image_size: tuple[int, int],
+) -> list[Item]:
+    """One or two pieces whose middle every frame shows, mostly on one ``side``; none where they do not fit."""
+    found: list[Item] = []
+    wanted = int(rng.integers(1, 3))
+    for _ in range(20):
+        if len(found) == wanted:
+            return found
+        item = _in_view(rng, eye, side)
+        if fits(item, SIZE, [*others, *found], 0.1) and _inside(item, views, intrinsic, image_size):
+            found.append(item)
+    return found if len(found) == wanted else []
 
 
 def _partition(rng: Rng, label: str, at: Floats) -> Item:

@@ -61,7 +61,7 @@ class Scene:
         floor: Colour of the floor.
         axis_align: ``(4, 4)`` from the scan's world to this one.
         hidden: Indices of pieces that no frame shows and annotations list all the same (``uncertain`` rooms).
-        kind: ``plain`` or ``uncertain``.
+        kind: ``plain``, ``clear`` or ``uncertain``.
         poses: ``(n, 4, 4)`` camera to axis-aligned world, as the files' float32 poses give them back.
         scan_poses: ``(n, 4, 4)`` camera to the scan's own world, float32 values.
     """
