@@ -7,9 +7,9 @@ Rooms are new for every seed. From the shipped ``tiny-sft`` each seed trains
     GRPO       from start, on the same rooms, by rft3d's recipes and TRL's trainer,
 
 and all three answer held-out rooms, greedily and sampled. Two halves: ``uncertain`` rooms, where some labelled boxes
-cannot be seen (detection), and ``visible`` ones, where all can (in one run, a box for one described piece in clear
-rooms, and numbers about walks through plain rooms). Two controls do without RL: dropping boxes below a confidence tuned
-on training rooms, and the minimum-Bayes-risk choice among 8 samples.
+cannot be seen (detection), and ``clear`` ones, where all can (in one run, a box for one described piece, and numbers).
+Two controls do without RL: dropping boxes below a confidence tuned on training rooms, and the minimum-Bayes-risk choice
+among 8 samples.
 
     python bench/claim.py            three seeds, two jobs side by side, one thread each
     python bench/claim.py --quick    one seed, a few steps: does it run at all?
@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-Words = tuple[object, ...]
 SMALL = ("--size", "128x96", "--antialias", "1", "--fps", "1")
 MODELS = ("start", "more SFT", "GRPO")
 
@@ -43,7 +42,7 @@ class Plan:
     """How much of everything.
 
     Args:
-        train: Rooms of each kind to train on.
+        train: Rooms to train on.
         held_out: Records of each task to score, and of rooms held out as many as that takes.
         start: Steps of SFT from the shipped model to the start.
         grpo: Steps of GRPO.
@@ -55,30 +54,27 @@ class Plan:
     grpo: int
 
 
-FULL = {"uncertain": Plan(3000, 320, 800, 250), "visible": Plan(1000, 320, 150, 200)}
-QUICK = {"uncertain": Plan(48, 16, 4, 3), "visible": Plan(24, 16, 4, 3)}
+FULL = {"uncertain": Plan(3000, 320, 800, 250), "clear": Plan(1000, 320, 150, 200)}
+QUICK = {"uncertain": Plan(48, 16, 4, 3), "clear": Plan(24, 16, 4, 3)}
 ROOMS = {
     "uncertain": ("--kind", "uncertain", "--no-clips", "--seconds", "2"),
-    "clear": ("--kind", "clear", "--no-clips", "--seconds", "2"),
-    "plain": ("--objects", "1-4", "--seconds", "4"),
+    "clear": ("--kind", "clear", "--seconds", "2"),
 }
-HALVES = {"uncertain": ("uncertain",), "visible": ("clear", "plain")}
-"""Kinds of rooms in each half."""
 RECORDS_A_ROOM = 2
-"""At least: descriptions of a clear room, or numbers about a plain one."""
+"""At least: descriptions of a clear room, or numbers about it."""
 SEED = 20_000
 """Rooms of the claim are drawn from seeds of their own."""
 SFT = ("train.lr=2e-3", "data.eval=null", "checkpoint.every=1000000")
-GRPO = {"uncertain": "tiny-det", "visible": "tiny-mix"}
+GRPO = {"uncertain": "tiny-det", "clear": "tiny-mix"}
 SAMPLES = 8
 """Answers of the minimum-Bayes-risk control."""
 
 
 class Job:
-    """One seed of one half.
+    """One seed in one kind of rooms.
 
     Args:
-        kind: The half: ``uncertain`` or ``visible``.
+        kind: Of rooms, ``uncertain`` or ``clear``.
         seed: Of rooms, training and sampling.
         plan: How much.
         out: The job's folder.
@@ -100,37 +96,32 @@ class Job:
 
     def prepare(self) -> None:
         """Rooms and records."""
-        write = {"uncertain": self._detection, "clear": self._boxes, "plain": self._numbers}
-        for kind in HALVES[self.kind]:
-            held = self.plan.held_out if kind == "uncertain" else -(-self.plan.held_out // RECORDS_A_ROOM)
-            scenes, rooms = self.plan.train + held, self.out / kind
-            if not rooms.exists():
-                words = ("--scenes", scenes, "--val", f"{(held + 0.25) / scenes:.5f}", "--seed", SEED + self.seed)
-                rft3d("prepare", "rooms", *ROOMS[kind], *words, *SMALL, "--workers", 1, "-q", "--out", rooms)
-            for split in ("train", "val"):
-                out = self.out / f"{kind}-{split}.jsonl"
-                if not out.exists():
-                    write[kind](rooms, split, ("-q", "--out", out))
+        held = self.plan.held_out if self.kind == "uncertain" else -(-self.plan.held_out // RECORDS_A_ROOM)
+        scenes, rooms = self.plan.train + held, self.out / "rooms"
+        if not rooms.exists():
+            words = ("--scenes", scenes, "--val", f"{(held + 0.25) / scenes:.5f}", "--seed", SEED + self.seed)
+            rft3d("prepare", "rooms", *ROOMS[self.kind], *words, *SMALL, "--workers", 1, "-q", "--out", rooms)
+        for split in ("train", "val"):
+            infos = rooms / f"embodiedscan_infos_{split}.json"
+            scans = ("--scans", rooms / "scans", "--annotations", infos, "--decimals", 1, "--frames", 2, "--workers", 1)
+            if self.kind == "uncertain":
+                self._records("scannet", f"{split}.jsonl", *scans, "--stride", 1)
+                continue
+            told = ("--descriptions", rooms / f"ScanRefer_filtered_{split}.json", "--ground-truth", "instance")
+            # Every frame shows every piece: the first is the one to name.
+            self._records("scanrefer", f"{split}-boxes.jsonl", *scans, *told, "--target", "first")
+            asked = rooms / "vsibench" / ("train.jsonl" if split == "train" else "test.jsonl")
+            words = ("--questions", asked, "--videos", rooms / "vsibench", "--frames", 2, "--media-root", self.out)
+            self._records("vsibench", f"{split}-numbers.jsonl", *words)
 
-    def _detection(self, rooms: Path, split: str, out: Words) -> None:
-        rft3d("prepare", "scannet", *_scans(rooms, split), "--frames", 2, "--stride", 1, *out)
-
-    def _boxes(self, rooms: Path, split: str, out: Words) -> None:
-        told = ("--descriptions", rooms / f"ScanRefer_filtered_{split}.json", "--ground-truth", "instance")
-        # Every frame shows every piece: the first is the one to name.
-        rft3d("prepare", "scanrefer", *_scans(rooms, split), *told, "--frames", 2, "--target", "first", *out)
-
-    def _numbers(self, rooms: Path, split: str, out: Words) -> None:
-        asked = rooms / "vsibench" / ("train.jsonl" if split == "train" else "test.jsonl")
-        rows = asked.read_text(encoding="utf-8").splitlines(keepends=True)
-        numbers = asked.with_name(f"numbers-{split}.jsonl")
-        numbers.write_text("".join(row for row in rows if json.loads(row)["options"] is None), encoding="utf-8")
-        words = ("--questions", numbers, "--split", split, "--videos", rooms / "vsibench", "--frames", 4)
-        rft3d("prepare", "vsibench", *words, "--media-root", self.out, *out)
+    def _records(self, command: str, name: str, *words: object) -> None:
+        if not (self.out / name).exists():
+            rft3d("prepare", command, *words, "-q", "--out", self.out / name)
 
     def files(self, split: str) -> list[Path]:
         """Record files of a split."""
-        return [self.out / f"{rooms}-{split}.jsonl" for rooms in HALVES[self.kind]]
+        names = ("",) if self.kind == "uncertain" else ("-boxes", "-numbers")
+        return [self.out / f"{split}{name}.jsonl" for name in names]
 
     def train(self, name: str, stage: str, recipe: str, model: object, steps: int, *overrides: str) -> Path:
         """One run of the command line; returns its final model."""
@@ -171,11 +162,6 @@ class Job:
         seconds = {name: self.seconds(name) for name in ("start", "grpo", "more")}
         document = {"kind": self.kind, "seed": self.seed, "more_steps": steps, "seconds": seconds, "rows": rows}
         (self.out / "result.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
-
-
-def _scans(rooms: Path, split: str) -> Words:
-    infos = rooms / f"embodiedscan_infos_{split}.json"
-    return ("--scans", rooms / "scans", "--annotations", infos, "--decimals", 1, "--workers", 1)
 
 
 def rft3d(*words: object) -> None:

@@ -36,7 +36,7 @@ METRICS: dict[str, dict[str, Callable[[Rows], tuple[Floats, Floats]]]] = {
         "F1": lambda rows: (2 * _total(rows, "tp"), 2 * _total(rows, "tp") + _total(rows, "fp") + _total(rows, "fn")),
         "reward": lambda rows: (_total(rows, "reward"), np.ones(len(rows))),
     },
-    "visible": {
+    "clear": {
         "Acc@0.25": _of_task("grounding", lambda row: float(row["score"] >= 0.25)),
         "Acc@0.5": _of_task("grounding", lambda row: float(row["score"] >= 0.5)),
         "mean IoU": _of_task("grounding", lambda row: row["score"]),
@@ -47,11 +47,11 @@ METRICS: dict[str, dict[str, Callable[[Rows], tuple[Floats, Floats]]]] = {
 """Each metric is a ratio of two sums over records; its parts for each record make resampling exact and fast."""
 TITLES = {
     "uncertain": "Detection in uncertain rooms, IoU 0.25",
-    "visible": "One described piece (boxes) in clear rooms, numbers in plain rooms",
+    "clear": "One described piece (boxes) and numbers in clear rooms",
 }
-TRAINED = {"uncertain": ("F1",), "visible": ("mean IoU", "MRA")}
+TRAINED = {"uncertain": ("F1",), "clear": ("mean IoU", "MRA")}
 """What must rise, greedy."""
-SHOWN = {"uncertain": ("F1",), "visible": ("mean IoU", "MRA", "reward")}
+SHOWN = {"uncertain": ("F1",), "clear": ("mean IoU", "MRA", "reward")}
 """Metrics shown by seed; those that are not in :data:`TRAINED` may rise or not."""
 
 

@@ -89,6 +89,7 @@ class FrameStore:
         self._kept: OrderedDict[Any, list[Image.Image]] = OrderedDict()
         self._kept_bytes = 0
         self._sizes: dict[str, tuple[int, int]] = {}
+        self._tokens: dict[tuple[str, int], int] = {}
 
     def encode(self, record: Record) -> EncodedPrompt:
         """The record's prompt and frames as model inputs.
@@ -123,10 +124,14 @@ class FrameStore:
         else:
             count = len(record.video.frames)
             size = record.camera.image_size if record.camera is not None else self._load_size(record)
-        messages = self.messages(record, count)
-        text = self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return len(ids) + count * (self.processor.frame_tokens(*size) - 1)
+        # Records of one task often share their prompt.
+        key = (record.prompt, count)
+        if key not in self._tokens:
+            text = self.processor.apply_chat_template(
+                self.messages(record, count), tokenize=False, add_generation_prompt=True
+            )
+            self._tokens[key] = len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._tokens[key] + count * (self.processor.frame_tokens(*size) - 1)
 
     def _load_size(self, record: Record) -> tuple[int, int]:
         if not isinstance(record.video, FrameList):

@@ -30,7 +30,9 @@ from rft3d_cli.prepare.rooms.scene import (
 )
 
 SIZE = (7.0, 6.6, 2.7)
-"""Width, depth and height of clear and uncertain rooms, metres."""
+"""Width, depth and height of uncertain rooms, metres."""
+CLEAR_SIZE = ((5.0, 8.0), (5.0, 7.5), (2.4, 2.8))
+"""The same of clear rooms, least and most."""
 TRIES = 200
 """Rooms drawn before giving up; one in three fits."""
 
@@ -69,14 +71,15 @@ def plain_room(rng: Rng, name: str, times: Floats, objects: tuple[int, int]) -> 
 def clear_room(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size: tuple[int, int]) -> Scene:
     """A room with one or two pieces in plain view of a camera that stands almost still, and nothing else."""
     for _ in range(TRIES):
-        eye, poses = _almost_still(rng, times)
+        width, depth, height = (float(rng.uniform(*span)) for span in CLEAR_SIZE)
+        size = (width, depth, height)
+        eye, poses = _almost_still(rng, size, times)
         views = [invert_rigid(pose) for pose in poses]
         side = 1.0 if rng.random() < 0.5 else -1.0
-        visible = _plainly_visible(rng, eye, side, [], views, intrinsic, image_size)
+        visible = _plainly_visible(rng, size, eye, side, [], views, intrinsic, image_size)
         if visible:
             wall, floor = draw_colours(rng)
-            items = sorted_items(visible)
-            return Scene(name, SIZE, items, wall, floor, draw_axis_align(rng), poses, kind="clear")
+            return Scene(name, size, sorted_items(visible), wall, floor, draw_axis_align(rng), poses, kind="clear")
     raise Rft3dError("no clear room could be furnished")
 
 
@@ -96,7 +99,8 @@ def uncertain_room(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_
 
 def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size: tuple[int, int]) -> Scene | None:
     size = SIZE
-    eye, poses = _almost_still(rng, times)
+    eye, poses = _almost_still(rng, size, times)
+
     label = list(TINTS)[int(rng.integers(len(TINTS)))]
     side = 1.0 if rng.random() < 0.5 else -1.0
     partition = _partition(rng, label, eye[:2] + np.array([side * rng.uniform(0.3, 0.7), rng.uniform(2.3, 2.8)]))
@@ -104,7 +108,7 @@ def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size
     if not fits(hidden, size, [], 0.0):
         return None
     views = [invert_rigid(pose) for pose in poses]
-    visible = _plainly_visible(rng, eye, -side, [partition, hidden], views, intrinsic, image_size)
+    visible = _plainly_visible(rng, size, eye, -side, [partition, hidden], views, intrinsic, image_size)
     if not visible:
         return None
     outside: list[Item] = []
@@ -130,9 +134,9 @@ def _uncertain(rng: Rng, name: str, times: Floats, intrinsic: Floats, image_size
     return Scene(name, size, items, wall, floor, draw_axis_align(rng), poses, unseen, "uncertain")
 
 
-def _almost_still(rng: Rng, times: Floats) -> tuple[Floats, Floats]:
+def _almost_still(rng: Rng, size: tuple[float, float, float], times: Floats) -> tuple[Floats, Floats]:
     """Where a camera stands, ``(3,)``, and its poses ``(n, 4, 4)``: it looks down into the room and drifts sideways."""
-    eye = np.array([3.5 + rng.uniform(-0.3, 0.3), 1.7, 1.45 + rng.uniform(-0.08, 0.08)])
+    eye = np.array([size[0] / 2 + rng.uniform(-0.3, 0.3), 1.7, 1.45 + rng.uniform(-0.08, 0.08)])
     aim = eye + np.array([rng.uniform(-0.25, 0.25), 3.0, -0.75 + rng.uniform(-0.1, 0.1)])
     drift = 0.15 * times[:, None] * np.array([1.0 if rng.random() < 0.5 else -1.0, 0.0, 0.0])
     roll = shake(rng, times, np.radians(1.5))
@@ -141,6 +145,7 @@ def _almost_still(rng: Rng, times: Floats) -> tuple[Floats, Floats]:
 
 def _plainly_visible(
     rng: Rng,
+    size: tuple[float, float, float],
     eye: Floats,
     side: float,
     others: list[Item],
@@ -155,7 +160,7 @@ def _plainly_visible(
         if len(found) == wanted:
             return found
         item = _in_view(rng, eye, side)
-        if fits(item, SIZE, [*others, *found], 0.1) and _inside(item, views, intrinsic, image_size):
+        if fits(item, size, [*others, *found], 0.1) and _inside(item, views, intrinsic, image_size):
             found.append(item)
     return found if len(found) == wanted else []
 
