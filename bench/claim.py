@@ -1,15 +1,18 @@
 """The paper's claim in miniature: does optimising the 3D metric beat more training on the labels?
 
-Rooms are new for every seed. From the shipped ``tiny-sft`` each seed trains
+Rooms are new for every seed, of two kinds: ``uncertain`` ones, where some labelled boxes cannot be seen (detection),
+and ``clear`` ones, where all can (grounding: a box for one described piece; and numbers). From the shipped
+``tiny-sft`` each seed trains
 
-    start      by SFT on its own rooms' labels,
+    start      by SFT on its own rooms' labels of all tasks,
+
+and for each task alone, as in the paper,
+
     more SFT   from start, on the same labels, for as long as GRPO takes, and
-    GRPO       from start, on the same rooms, by rft3d's recipes and TRL's trainer,
+    GRPO       from start, on the same rooms, by rft3d's recipes and TRL's trainer.
 
-and all three answer held-out rooms, greedily and sampled. Two halves: ``uncertain`` rooms, where some labelled boxes
-cannot be seen (detection), and ``clear`` ones, where all can (in one run, a box for one described piece, and numbers).
-Two controls do without RL: dropping boxes below a confidence tuned on training rooms, and the minimum-Bayes-risk choice
-among 8 samples.
+All three answer held-out rooms, greedily and sampled. Two controls do without RL: dropping boxes below a confidence
+tuned on training rooms, and the minimum-Bayes-risk choice among 8 samples.
 
     python bench/claim.py            three seeds, two jobs side by side, one thread each
     python bench/claim.py --quick    one seed, a few steps: does it run at all?
@@ -28,44 +31,81 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SMALL = ("--size", "128x96", "--antialias", "1", "--fps", "1")
+SMALL = ("--seconds", "2", "--fps", "1", "--size", "128x96", "--antialias", "1")
+"""Two frames a room."""
 MODELS = ("start", "more SFT", "GRPO")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much of everything.
+class Task:
+    """What GRPO is for.
 
     Args:
-        train: Rooms to train on.
-        held_out: Records of each task to score, and of rooms held out as many as that takes.
-        start: Steps of SFT from the shipped model to the start.
-        grpo: Steps of GRPO.
+        recipe: Of GRPO.
+        steps: Of GRPO.
+        held_out: Records to score.
+        keys: What else GRPO's recipe is told.
     """
 
+    recipe: str
+    steps: int
+    held_out: int
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Rooms, and what is trained in them.
+
+    Args:
+        options: Of ``prepare rooms``.
+        train: Rooms to train on.
+        held_out: Rooms to score in.
+        start: Steps of SFT from the shipped model to the start.
+        tasks: By name.
+    """
+
+    options: tuple[str, ...]
     train: int
     held_out: int
     start: int
-    grpo: int
+    tasks: Mapping[str, Task]
+
+    def quick(self) -> Kind:
+        """The same, for a smoke test."""
+        tasks = {name: replace(task, steps=3, held_out=16) for name, task in self.tasks.items()}
+        return replace(self, train=48, held_out=16, start=4, tasks=tasks)
 
 
-FULL = {"uncertain": Plan(3000, 320, 800, 250), "clear": Plan(1000, 320, 150, 200)}
-QUICK = {"uncertain": Plan(48, 16, 4, 3), "clear": Plan(24, 16, 4, 3)}
-ROOMS = {
-    "uncertain": ("--kind", "uncertain", "--no-clips", "--seconds", "2"),
-    "clear": ("--kind", "clear", "--seconds", "2"),
+LARGE = ("rollout.prompts=16", "train.micro_batch=128")
+"""Groups a step where answers are short."""
+KINDS = {
+    "uncertain": Kind(
+        options=("--kind", "uncertain", "--no-clips"),
+        train=3000,
+        held_out=320,
+        start=800,
+        tasks={"detection": Task("tiny-det", steps=200, held_out=320)},
+    ),
+    "clear": Kind(
+        options=("--kind", "clear"),
+        train=1500,
+        held_out=200,
+        start=500,
+        tasks={
+            "grounding": Task("tiny-mix", steps=160, held_out=400, keys=(*LARGE, "train.lr=1e-3")),
+            "numbers": Task("tiny-mix", steps=120, held_out=400, keys=(*LARGE, "train.lr=7e-4")),
+        },
+    ),
 }
-RECORDS_A_ROOM = 2
-"""At least: descriptions of a clear room, or numbers about it."""
 SEED = 20_000
 """Rooms of the claim are drawn from seeds of their own."""
 SFT = ("train.lr=2e-3", "data.eval=null", "checkpoint.every=1000000")
-GRPO = {"uncertain": "tiny-det", "clear": "tiny-mix"}
 SAMPLES = 8
 """Answers of the minimum-Bayes-risk control."""
 
@@ -74,63 +114,57 @@ class Job:
     """One seed in one kind of rooms.
 
     Args:
-        kind: Of rooms, ``uncertain`` or ``clear``.
+        kind: The name of one of :data:`KINDS`.
         seed: Of rooms, training and sampling.
-        plan: How much.
+        quick: The smoke test.
         out: The job's folder.
     """
 
-    def __init__(self, kind: str, seed: int, plan: Plan, out: Path) -> None:
-        self.kind, self.seed, self.plan, self.out = kind, seed, plan, out
+    def __init__(self, kind: str, seed: int, quick: bool, out: Path) -> None:
+        self.kind, self.seed, self.out = KINDS[kind].quick() if quick else KINDS[kind], seed, out
 
     def run(self) -> None:
-        """Everything, down to ``result.json``."""
+        """Everything, down to a ``result.json`` of each task."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.prepare()
-        start = self.train("start", "sft", "tiny-sft", "tiny-sft", self.plan.start, *SFT)
-        grpo = self.train("grpo", "grpo", GRPO[self.kind], start, self.plan.grpo, "data.eval=null")
-        # The same seconds on the same machine, at the pace at which the start was trained.
-        steps = round(self.seconds("grpo") / (self.seconds("start") / self.plan.start))
-        more = self.train("more", "sft", "tiny-sft", start, steps, *SFT)
-        self.score(dict(zip(MODELS, (start, more, grpo), strict=True)), steps)
+        tasks = self.kind.tasks
+        start = self.train("start", "sft", "tiny-sft", "tiny-sft", list(tasks), self.kind.start, *SFT)
+        pace = self.seconds("start") / self.kind.start
+        for name, task in tasks.items():
+            folder = f"{name}-grpo"
+            grpo = self.train(folder, "grpo", task.recipe, start, [name], task.steps, "data.eval=null", *task.keys)
+            # The same seconds on the same machine, at the pace at which the start was trained.
+            steps = round(self.seconds(folder) / pace)
+            more = self.train(f"{name}-more", "sft", "tiny-sft", start, [name], steps, *SFT)
+            self.score(name, dict(zip(MODELS, (start, more, grpo), strict=True)), steps)
 
     def prepare(self) -> None:
         """Rooms and records."""
-        held = self.plan.held_out if self.kind == "uncertain" else -(-self.plan.held_out // RECORDS_A_ROOM)
-        scenes, rooms = self.plan.train + held, self.out / "rooms"
+        scenes, rooms = self.kind.train + self.kind.held_out, self.out / "rooms"
         if not rooms.exists():
-            words = ("--scenes", scenes, "--val", f"{(held + 0.25) / scenes:.5f}", "--seed", SEED + self.seed)
-            rft3d("prepare", "rooms", *ROOMS[self.kind], *words, *SMALL, "--workers", 1, "-q", "--out", rooms)
-        for split in ("train", "val"):
-            infos = rooms / f"embodiedscan_infos_{split}.json"
-            scans = ("--scans", rooms / "scans", "--annotations", infos, "--decimals", 1, "--frames", 2, "--workers", 1)
-            if self.kind == "uncertain":
-                self._records("scannet", f"{split}.jsonl", *scans, "--stride", 1)
-                continue
-            told = ("--descriptions", rooms / f"ScanRefer_filtered_{split}.json", "--ground-truth", "instance")
-            # Every frame shows every piece: the first is the one to name.
-            self._records("scanrefer", f"{split}-boxes.jsonl", *scans, *told, "--target", "first")
-            asked = rooms / "vsibench" / ("train.jsonl" if split == "train" else "test.jsonl")
-            words = ("--questions", asked, "--videos", rooms / "vsibench", "--frames", 2, "--media-root", self.out)
-            self._records("vsibench", f"{split}-numbers.jsonl", *words)
+            words = ("--scenes", scenes, "--val", f"{(self.kind.held_out + 0.25) / scenes:.5f}")
+            words = (*words, "--seed", SEED + self.seed, *SMALL, "--workers", 1, "-q", "--out", rooms)
+            rft3d("prepare", "rooms", *self.kind.options, *words)
+        for task in self.kind.tasks:
+            for split in ("train", "val"):
+                out = self.records(task, split)
+                if not out.exists():
+                    rft3d("prepare", *_source(task, rooms, split), "--frames", 2, "-q", "--out", out)
 
-    def _records(self, command: str, name: str, *words: object) -> None:
-        if not (self.out / name).exists():
-            rft3d("prepare", command, *words, "-q", "--out", self.out / name)
+    def records(self, task: str, split: str) -> Path:
+        """Where a task's records of a split are."""
+        return self.out / f"{task}-{split}.jsonl"
 
-    def files(self, split: str) -> list[Path]:
-        """Record files of a split."""
-        names = ("",) if self.kind == "uncertain" else ("-boxes", "-numbers")
-        return [self.out / f"{split}{name}.jsonl" for name in names]
-
-    def train(self, name: str, stage: str, recipe: str, model: object, steps: int, *overrides: str) -> Path:
-        """One run of the command line; returns its final model."""
+    def train(
+        self, name: str, stage: str, recipe: str, model: object, tasks: Sequence[str], steps: int, *keys: str
+    ) -> Path:
+        """One run of the command line on the records of ``tasks``; returns its final model."""
         run = self.out / name
         if not (run / "final").exists():
             shutil.rmtree(run, ignore_errors=True)
-            data = json.dumps([str(path) for path in self.files("train")])
-            keys = (f"model.name={model}", f"data.train={data}", f"train.steps={steps}", f"train.seed={self.seed}")
-            rft3d(stage, "--recipe", recipe, *keys, *overrides, "--out", run)
+            data = json.dumps([str(self.records(task, "train")) for task in tasks])
+            own = (f"model.name={model}", f"data.train={data}", f"train.steps={steps}", f"train.seed={self.seed}")
+            rft3d(stage, "--recipe", recipe, *own, *keys, "--out", run)
         return run / "final"
 
     def seconds(self, name: str) -> float:
@@ -138,30 +172,49 @@ class Job:
         document = json.loads((self.out / name / "run.json").read_text(encoding="utf-8"))
         return float(document["summary"]["seconds"])
 
-    def score(self, models: Mapping[str, Path], steps: int) -> None:
-        """Answer and score the held-out rooms with every model and control."""
+    def score(self, name: str, models: Mapping[str, Path], steps: int) -> None:
+        """Answer and score a task's held-out records with every model and control."""
         sys.path.insert(0, str(HERE))
         from claim_answers import Asker, by_confidence, minimum_risk, scored, tuned_threshold
 
-        held = self.plan.held_out
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for name, folder in models.items():
-            asker = Asker(folder, GRPO[self.kind])
-            records = [item for path in self.files("val") for item in asker.records(path, held)]
+        task, rows = self.kind.tasks[name], dict[str, list[dict[str, Any]]]()
+        for model, folder in models.items():
+            asker = Asker(folder, task.recipe)
+            records = asker.records(self.records(name, "val"), task.held_out)
             for decoding, sampled in (("greedy", False), ("sampled", True)):
                 texts = asker.answers(records, sample=sampled, seed=self.seed)
-                rows[f"{name}, {decoding}"] = scored(records, texts, asker.rewards)
-            if name == "start" and self.kind == "uncertain":
-                known = [item for path in self.files("train") for item in asker.records(path, held)]
+                rows[f"{model}, {decoding}"] = scored(records, texts, asker.rewards)
+            if model == "start" and name == "detection":
+                known = asker.records(self.records(name, "train"), task.held_out)
                 cut = tuned_threshold(known, asker.confident(known))
                 texts = [by_confidence(answer, cut) for answer in asker.confident(records)]
                 rows["start, confident boxes only"] = scored(records, texts, asker.rewards)
                 draws = [asker.answers(records, sample=True, seed=1000 + i) for i in range(SAMPLES)]
                 texts = [minimum_risk(record, own) for record, *own in zip(records, *draws, strict=True)]
                 rows[f"start, best of {SAMPLES} by Bayes risk"] = scored(records, texts, asker.rewards)
-        seconds = {name: self.seconds(name) for name in ("start", "grpo", "more")}
-        document = {"kind": self.kind, "seed": self.seed, "more_steps": steps, "seconds": seconds, "rows": rows}
-        (self.out / "result.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+        runs = {"start": "start", "grpo": f"{name}-grpo", "more": f"{name}-more"}
+        seconds = {model: self.seconds(run) for model, run in runs.items()}
+        document = {"task": name, "seed": self.seed, "more_steps": steps, "seconds": seconds, "rows": rows}
+        (self.out / f"{name}-result.json").write_text(json.dumps(document) + "\n", encoding="utf-8")
+
+    @property
+    def done(self) -> bool:
+        """Whether every task has its result."""
+        return all((self.out / f"{name}-result.json").exists() for name in self.kind.tasks)
+
+
+def _source(task: str, rooms: Path, split: str) -> tuple[object, ...]:
+    """The ``prepare`` command of a task's records, without its output."""
+    if task == "numbers":
+        asked = rooms / "vsibench" / ("train.jsonl" if split == "train" else "test.jsonl")
+        return ("vsibench", "--questions", asked, "--videos", rooms / "vsibench", "--media-root", rooms.parent)
+    infos = rooms / f"embodiedscan_infos_{split}.json"
+    scans = ("--scans", rooms / "scans", "--annotations", infos, "--decimals", 1, "--workers", 1)
+    if task == "detection":
+        return ("scannet", *scans, "--stride", 1)
+    told = ("--descriptions", rooms / f"ScanRefer_filtered_{split}.json", "--ground-truth", "instance")
+    # Every frame shows every piece: the first is the one to name.
+    return ("scanrefer", *scans, *told, "--target", "first")
 
 
 def rft3d(*words: object) -> None:
@@ -171,10 +224,15 @@ def rft3d(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "rft3d_cli", *command], check=True)
 
 
+def job(options: argparse.Namespace, kind: str, seed: int) -> Job:
+    """One job of the command line."""
+    return Job(kind, seed, options.quick, options.out / f"{kind}-{seed}")
+
+
 def run_jobs(options: argparse.Namespace) -> None:
-    """Run all jobs, ``--jobs`` at a time, each on one thread with a log of its own; the long ones first."""
-    todo = [(kind, seed) for kind in FULL for seed in range(1 if options.quick else options.seeds)]
-    todo = [(kind, seed) for kind, seed in todo if not (options.out / f"{kind}-{seed}" / "result.json").exists()]
+    """Run all jobs, ``--jobs`` at a time, each on one thread with a log of its own."""
+    todo = [(kind, seed) for seed in range(1 if options.quick else options.seeds) for kind in KINDS]
+    todo = [(kind, seed) for kind, seed in todo if not job(options, kind, seed).done]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     running: list[tuple[str, subprocess.Popen[bytes]]] = []
     failed: list[str] = []
@@ -211,8 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--job", nargs=2, metavar=("KIND", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.job:
-        kind, seed = options.job[0], int(options.job[1])
-        Job(kind, seed, (QUICK if options.quick else FULL)[kind], options.out / f"{kind}-{seed}").run()
+        job(options, options.job[0], int(options.job[1])).run()
         return 0
     if options.quick:
         options.out = options.out.with_name(options.out.name + "-quick")

@@ -19,40 +19,37 @@ def _total(rows: Rows, name: str) -> Floats:
     return np.array([row.get(name, 0.0) for row in rows])
 
 
-def _of_task(task: str, value: Callable[[dict[str, Any]], float]) -> Callable[[Rows], tuple[Floats, Floats]]:
-    """A mean over one task's records, as a sum and a count for each record."""
-
-    def parts(rows: Rows) -> tuple[Floats, Floats]:
-        count = np.array([float(row["task"] == task) for row in rows])
-        return np.array([value(row) if row["task"] == task else 0.0 for row in rows]), count
-
-    return parts
+def _mean(value: Callable[[dict[str, Any]], float]) -> Callable[[Rows], tuple[Floats, Floats]]:
+    """A mean over records, as a sum and a count for each record."""
+    return lambda rows: (np.array([value(row) for row in rows]), np.ones(len(rows)))
 
 
 METRICS: dict[str, dict[str, Callable[[Rows], tuple[Floats, Floats]]]] = {
-    "uncertain": {
+    "detection": {
         "P": lambda rows: (_total(rows, "tp"), _total(rows, "tp") + _total(rows, "fp")),
         "R": lambda rows: (_total(rows, "tp"), _total(rows, "tp") + _total(rows, "fn")),
         "F1": lambda rows: (2 * _total(rows, "tp"), 2 * _total(rows, "tp") + _total(rows, "fp") + _total(rows, "fn")),
-        "reward": lambda rows: (_total(rows, "reward"), np.ones(len(rows))),
+        "reward": _mean(lambda row: row["reward"]),
     },
-    "clear": {
-        "Acc@0.25": _of_task("grounding", lambda row: float(row["score"] >= 0.25)),
-        "Acc@0.5": _of_task("grounding", lambda row: float(row["score"] >= 0.5)),
-        "mean IoU": _of_task("grounding", lambda row: row["score"]),
-        "MRA": _of_task("number", lambda row: row["score"]),
-        "reward": lambda rows: (_total(rows, "reward"), np.ones(len(rows))),
+    "grounding": {
+        "Acc@0.25": _mean(lambda row: float(row["score"] >= 0.25)),
+        "Acc@0.5": _mean(lambda row: float(row["score"] >= 0.5)),
+        "mean IoU": _mean(lambda row: row["score"]),
+        "reward": _mean(lambda row: row["reward"]),
+    },
+    "numbers": {
+        "MRA": _mean(lambda row: row["score"]),
+        "reward": _mean(lambda row: row["reward"]),
     },
 }
 """Each metric is a ratio of two sums over records; its parts for each record make resampling exact and fast."""
 TITLES = {
-    "uncertain": "Detection in uncertain rooms, IoU 0.25",
-    "clear": "One described piece (boxes) and numbers in clear rooms",
+    "detection": "Detection in uncertain rooms, IoU 0.25",
+    "grounding": "One described piece in clear rooms",
+    "numbers": "Numbers about clear rooms",
 }
-TRAINED = {"uncertain": ("F1",), "clear": ("mean IoU", "MRA")}
+TRAINED = {"detection": "F1", "grounding": "mean IoU", "numbers": "MRA"}
 """What must rise, greedy."""
-SHOWN = {"uncertain": ("F1",), "clear": ("mean IoU", "MRA", "reward")}
-"""Metrics shown by seed; those that are not in :data:`TRAINED` may rise or not."""
 
 
 def _draws(count: int) -> NDArray[np.int64]:
@@ -68,81 +65,84 @@ def estimate(
     return float(value), top[draws].sum(1) / np.maximum(bottom[draws].sum(1), 1e-9)
 
 
-def difference(one: Rows, two: Rows, kind: str, metric: str, draws: NDArray[np.int64]) -> tuple[float, float]:
+def difference(one: Rows, two: Rows, task: str, metric: str, draws: NDArray[np.int64]) -> tuple[float, float]:
     """How much higher ``one`` is than ``two`` on the same records, and the standard error of that."""
-    (a, many_a), (b, many_b) = (estimate(rows, METRICS[kind][metric], draws) for rows in (one, two))
+    (a, many_a), (b, many_b) = (estimate(rows, METRICS[task][metric], draws) for rows in (one, two))
     return a - b, float((many_a - many_b).std(ddof=1))
 
 
-def table(kind: str, results: Sequence[dict[str, Any]]) -> list[str]:
+def table(task: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """All seeds together: value ± standard error over records."""
-    names = list(METRICS[kind])
+    names = list(METRICS[task])
     lines = ["| " + " | ".join(["", *names]) + " |", "|---" * (len(names) + 1) + "|"]
     for row in results[0]["rows"]:
         rows = [record for result in results for record in result["rows"][row]]
         draws = _draws(len(rows))
         cells = []
         for name in names:
-            value, many = estimate(rows, METRICS[kind][name], draws)
+            value, many = estimate(rows, METRICS[task][name], draws)
             cells.append(f"{value:.3f} ± {many.std(ddof=1):.3f}")
         lines.append("| " + " | ".join([row, *cells]) + " |")
     return lines
 
 
-def by_seed(kind: str, results: Sequence[dict[str, Any]]) -> list[str]:
+def by_seed(task: str, results: Sequence[dict[str, Any]]) -> list[str]:
     """The trained metric, greedy, of each seed."""
     models = ("start", "more SFT", "GRPO")
-    lines = [f"| {', '.join(SHOWN[kind])}, greedy | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
+    metric = METRICS[task][TRAINED[task]]
+    lines = [f"| {TRAINED[task]}, greedy | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     for result in results:
-        cells = []
-        for model in models:
-            rows = result["rows"][f"{model}, greedy"]
-            draws = _draws(len(rows))
-            cells.append(" / ".join(f"{estimate(rows, METRICS[kind][name], draws)[0]:.3f}" for name in SHOWN[kind]))
+        own = [result["rows"][f"{model}, greedy"] for model in models]
+        cells = [f"{estimate(rows, metric, _draws(len(rows)))[0]:.3f}" for rows in own]
         lines.append(f"| seed {result['seed']} | " + " | ".join(cells) + " |")
     return lines
 
 
-def checks(results: Sequence[dict[str, Any]]) -> list[tuple[bool | None, str]]:
-    """What must hold, and whether it does; None for what is only shown."""
-    out: list[tuple[bool | None, str]] = []
-    for kind in METRICS:
-        own = [result for result in results if result["kind"] == kind]
+def checks(results: Sequence[dict[str, Any]]) -> list[tuple[bool, str]]:
+    """What must hold, and whether it does."""
+    out: list[tuple[bool, str]] = []
+    for task in METRICS:
+        own = [result for result in results if result["task"] == task]
         if not own:
             continue
-        for decoding, metrics in (("sampled", ("reward",)), ("greedy", SHOWN[kind])):
-            for metric in metrics:
-                pairs = [(r["rows"][f"GRPO, {decoding}"], r["rows"][f"start, {decoding}"]) for r in own]
-                each = [difference(one, two, kind, metric, _draws(len(one)))[0] for one, two in pairs]
-                one, two = ([row for pair in pairs for row in pair[i]] for i in (0, 1))
-                gain, error = difference(one, two, kind, metric, _draws(len(one)))
-                asked = decoding == "sampled" or metric in TRAINED[kind]
-                holds = min(each) > 0 and gain > 2 * error if asked else None
-                seeds = ", ".join(f"{value:+.3f}" for value in each)
-                out.append(
-                    (holds, f"{kind}: GRPO over start, {decoding} {metric}: {gain:+.3f} ± {error:.3f} ({seeds})")
-                )
-        if kind == "uncertain":
-            pairs = [(r["rows"]["GRPO, greedy"], r["rows"]["more SFT, greedy"]) for r in own]
-            each = [difference(one, two, kind, "F1", _draws(len(one)))[0] for one, two in pairs]
-            seeds = ", ".join(f"{value:+.3f}" for value in each)
-            out.append((min(each) >= 0.10, f"{kind}: GRPO over more SFT, greedy F1, each seed ≥ 0.10: {seeds}"))
+        for decoding, metric in (("sampled", "reward"), ("greedy", TRAINED[task])):
+            each, gain, error = _gains(own, task, metric, decoding, "start")
+            text = f"{task}: GRPO over start, {decoding} {metric}: {gain:+.3f} ± {error:.3f} ({_signed(each)})"
+            out.append((min(each) > 0 and gain > 2 * error, text))
+        if task == "detection":
+            each, _, _ = _gains(own, task, "F1", "greedy", "more SFT")
+            text = f"{task}: GRPO over more SFT, greedy F1, each seed ≥ 0.10: {_signed(each)}"
+            out.append((min(each) >= 0.10, text))
     return out
+
+
+def _gains(
+    results: Sequence[dict[str, Any]], task: str, metric: str, decoding: str, other: str
+) -> tuple[list[float], float, float]:
+    """GRPO's gain over another model: of each seed, of all together, and the standard error of that."""
+    pairs = [(r["rows"][f"GRPO, {decoding}"], r["rows"][f"{other}, {decoding}"]) for r in results]
+    each = [difference(one, two, task, metric, _draws(len(one)))[0] for one, two in pairs]
+    one, two = ([row for pair in pairs for row in pair[i]] for i in (0, 1))
+    return each, *difference(one, two, task, metric, _draws(len(one)))
+
+
+def _signed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:+.3f}" for value in values)
 
 
 def report(folder: Path) -> tuple[str, bool]:
     """All tables as Markdown, and whether everything that must hold does."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/result.json"))]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*-result.json"))]
     if not results:
         raise SystemExit(f"{folder} has no results")
     lines: list[str] = []
-    for kind, title in TITLES.items():
-        own = [result for result in results if result["kind"] == kind]
+    for task, title in TITLES.items():
+        own = [result for result in results if result["task"] == task]
         if not own:
             continue
         records = len(own[0]["rows"]["start, greedy"])
         lines += [f"### {title}", "", f"{len(own)} seeds, {records} held-out records each, ± standard error.", ""]
-        lines += [*table(kind, own), "", *by_seed(kind, own), ""]
+        lines += [*table(task, own), "", *by_seed(task, own), ""]
         for result in own:
             seconds = result["seconds"]
             lines.append(
@@ -151,6 +151,5 @@ def report(folder: Path) -> tuple[str, bool]:
             )
         lines.append("")
     found = checks(results)
-    words = {True: "yes", False: "NO", None: "shown only"}
-    lines += ["### What must hold", "", *(f"- {words[holds]}: {text}" for holds, text in found)]
-    return "\n".join(lines), all(holds is not False for holds, _ in found)
+    lines += ["### What must hold", "", *(f"- {'yes' if holds else 'NO'}: {text}" for holds, text in found)]
+    return "\n".join(lines), all(holds for holds, _ in found)
