@@ -24,10 +24,10 @@ import typer.main
 from typer.core import TyperGroup
 
 from rft3d_cli import __version__
-from rft3d_cli.commands import demo, evaluate, grpo, infer, models, prepare, recipes, sft
+from rft3d_cli.commands import demo, evaluate, grpo, infer, models, prepare, recipes, rewards, sft
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
-ORDER = ("prepare", "sft", "grpo", "recipes", "models", "evaluate", "infer", "demo")
+ORDER = ("prepare", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo")
 
 
 class _Ordered(TyperGroup):
@@ -72,6 +72,7 @@ app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
 app.command("sft", rich_help_panel="Train", epilog=sft.EPILOG)(sft.sft)
 app.command("grpo", rich_help_panel="Train", epilog=grpo.EPILOG)(grpo.grpo)
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Train")
+app.add_typer(rewards.app, name="rewards", rich_help_panel="Train")
 app.add_typer(models.app, name="models", rich_help_panel="Train")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Use")
 app.command("infer", rich_help_panel="Use", epilog=infer.EPILOG)(infer.infer)

@@ -31,3 +31,32 @@ def target_answer(record: Record, decimals: int | None = 2) -> str:
     if isinstance(target, TextTarget) and target.references:
         return target.references[0]
     raise DataError(f"record {record.id} has neither an answer nor references to train on")
+
+
+def exact_answer(record: Record) -> str:
+    """The target at full precision, whatever the record's ``answer`` rounds it to or says around it.
+
+    Raises:
+        DataError: For a text record without answer and references.
+    """
+    if record.task == "text":
+        return target_answer(record)
+    return target_answer(record.model_copy(update={"answer": None}), decimals=None)
+
+
+def in_style(text: str, record: Record, style: str | None) -> str:
+    """An answer in the form that ``answer_style`` asks of choices and numbers; others, and empty ones, as they are.
+
+    Args:
+        text: The answer, bare or in tags already.
+        record: Its record.
+        style: ``think`` for ``<think>…</think><answer>…</answer>``; anything else asks for nothing.
+
+    >>> from rft3d_cli.records import parse_record
+    >>> line = '{"id": "1", "task": "number", "video": {"path": "a.mp4"}, "prompt": "?", "target": {"value": 2}}'
+    >>> in_style("2", parse_record(line), "think")
+    '<think></think><answer>2</answer>'
+    """
+    if style != "think" or not text or "<answer>" in text or record.task not in ("choice", "number"):
+        return text
+    return f"<think></think><answer>{text}</answer>"

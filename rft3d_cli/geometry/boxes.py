@@ -83,6 +83,28 @@ def angles_from_rotation(rotation: ArrayLike) -> Floats:
     return np.stack([a, b, c], axis=-1)
 
 
+def nearest_rotation(matrix: ArrayLike) -> Floats:
+    """The rotation closest to a matrix that is one but for rounding: its polar factor.
+
+    Poses in files are float32, and alignments have six decimals. Angles read from such a matrix and from its inverse
+    would not undo each other; those of the closest rotations do.
+
+    Args:
+        matrix: ``(3, 3)``, nearly orthogonal.
+
+    Returns:
+        ``(3, 3)``, orthogonal to rounding error.
+
+    >>> nearest_rotation([[0, -1.000001, 0], [1, 0, 0], [0, 0, 0.999999]]).round(12) + 0.0
+    array([[ 0., -1.,  0.],
+           [ 1.,  0.,  0.],
+           [ 0.,  0.,  1.]])
+    """
+    u, _, v = np.linalg.svd(np.asarray(matrix, dtype=np.float64))
+    rotation: Floats = u @ v
+    return rotation
+
+
 def box_corners(boxes: ArrayLike) -> Floats:
     """The eight corners of each box.
 
@@ -107,7 +129,7 @@ def transform_boxes(boxes: ArrayLike, transform: ArrayLike) -> Floats:
 
     Args:
         boxes: ``(..., 9)``.
-        transform: ``(4, 4)`` rigid motion; a mirror or a scale is not one, and is not checked here.
+        transform: ``(4, 4)`` rigid motion, to rounding error; a mirror or a scale is not one, and is not checked here.
 
     Returns:
         ``(..., 9)`` boxes in the target frame, extents unchanged.
@@ -120,7 +142,7 @@ def transform_boxes(boxes: ArrayLike, transform: ArrayLike) -> Floats:
     matrix = np.asarray(transform, dtype=np.float64)
     out = boxes.copy()
     out[..., 0:3] = boxes[..., 0:3] @ matrix[:3, :3].T + matrix[:3, 3]
-    out[..., 6:9] = angles_from_rotation(matrix[:3, :3] @ rotation_from_angles(boxes[..., 6:9]))
+    out[..., 6:9] = angles_from_rotation(nearest_rotation(matrix[:3, :3]) @ rotation_from_angles(boxes[..., 6:9]))
     return out
 
 

@@ -227,6 +227,12 @@ class RewardSet:
             near = difflib.get_close_matches(unknown[0], known, n=1)
             raise UsageError(f"unknown reward option {unknown[0]!r}", f"did you mean {near[0]}?" if near else None)
 
+    def option(self, name: str, option: str) -> Any:
+        """The value that an option of one of these rewards has; None where there is no such reward or option."""
+        if name not in self.rewards:
+            return None
+        return {**self.rewards[name].options, **self._options[name]}.get(option)
+
     def score(self, text: str, record: Record) -> dict[str, Score]:
         """Score one completion by the rewards that apply to its record, in the order of the weights."""
         out = {}

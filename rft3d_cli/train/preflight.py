@@ -11,13 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rft3d_cli.answers.target import target_answer
+from rft3d_cli.answers.target import exact_answer, in_style, target_answer
 from rft3d_cli.console import note
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 from rft3d_cli.models.loader import load_processor, model_problems
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config
-from rft3d_cli.records import Record, RecordFile, missing_media, read_records
+from rft3d_cli.records import RecordFile, missing_media, read_records
 from rft3d_cli.rewards.registry import RewardSet
 from rft3d_cli.train.heldout import OWN
 from rft3d_cli.train.setup import world_size
@@ -180,7 +180,9 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
     if not sample or report.problems:
         return
     try:
-        exact = [rewards.total(rewards.score(exact_answer(record), record)) for record in sample]
+        style = rewards.option("format", "answer_style")
+        targets = [(in_style(exact_answer(record), record, style), record) for record in sample]
+        exact = [rewards.total(rewards.score(text, record)) for text, record in targets]
         taught = [rewards.total(rewards.score(target_answer(record), record)) for record in sample]
         empty = [rewards.total(rewards.score("", record)) for record in sample]
     except Rft3dError as error:
@@ -191,13 +193,6 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
         f"of {len(sample)} targets: full precision {_mean(exact):.3f}, as taught {_mean(taught):.3f}, "
         f"empty answer {_mean(empty):.3f}",
     )
-
-
-def exact_answer(record: Record) -> str:
-    """The target at full precision, whatever the record's ``answer`` rounds it to."""
-    if record.task in ("choice", "number", "text"):
-        return target_answer(record)
-    return target_answer(record.model_copy(update={"answer": None}), decimals=None)
 
 
 def _lengths(config: Config, train: Sequence[RecordFile], held_out: Sequence[RecordFile], report: Report) -> None:

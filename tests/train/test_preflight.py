@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from small_runs import World, cli, recipe, sft_tree
 
+from rft3d_cli.answers.target import exact_answer
 from rft3d_cli.errors import DataError, ProblemList, SetupError, UsageError
 from rft3d_cli.models.inputs import FrameStore
 from rft3d_cli.models.loader import load_processor
 from rft3d_cli.recipe import Recipe, to_yaml
 from rft3d_cli.records import read_records, write_records
 from rft3d_cli.rewards.registry import RewardSet
-from rft3d_cli.train.preflight import exact_answer, preflight
+from rft3d_cli.train.preflight import preflight
 from rft3d_cli.train.sft import run_sft
 
 Make = Callable[..., Recipe]

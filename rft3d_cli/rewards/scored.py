@@ -1,0 +1,68 @@
+"""Rewards of saved predictions: every value, its parts and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rft3d_cli.records import Record
+from rft3d_cli.rewards.registry import RewardSet
+
+
+def score_predictions(
+    records: Sequence[Record],
+    predictions: Mapping[str, str],
+    rewards: RewardSet,
+    *,
+    done: Callable[[], object] = lambda: None,
+) -> dict[str, Any]:
+    """Score saved texts as training would score completions.
+
+    Args:
+        records: Of any tasks.
+        predictions: Texts by record id. A record without one is scored as empty text.
+        rewards: The rewards, with their weights and options.
+        done: Called once a record.
+
+    Returns:
+        A document: ``n``, ``missing`` records, ``unknown_ids`` of predictions, ``rewards`` (name → ``mean`` and ``n``),
+        ``total`` (the mean of weighted sums), and ``records``: ``id``, ``task``, ``missing``, ``total`` and ``rewards``
+        (name → ``value``, ``parts``, ``why``). A record that no reward applies to has an empty ``rewards`` and no
+        ``total``.
+    """
+    rows: list[dict[str, Any]] = []
+    values: dict[str, list[float]] = {name: [] for name in rewards.rewards}
+    totals: list[float] = []
+    for record in records:
+        scores = rewards.score(predictions.get(record.id, ""), record)
+        for name, score in scores.items():
+            values[name].append(score.value)
+        total = rewards.total(scores) if scores else None
+        if total is not None:
+            totals.append(total)
+        rows.append(
+            {
+                "id": record.id,
+                "task": record.task,
+                "missing": record.id not in predictions,
+                "total": total,
+                "rewards": {
+                    name: {"value": score.value, "parts": score.parts, "why": score.why}
+                    for name, score in scores.items()
+                },
+            }
+        )
+        done()
+    known = {record.id for record in records}
+    return {
+        "n": len(rows),
+        "missing": sum(row["missing"] for row in rows),
+        "unknown_ids": sum(id not in known for id in predictions),
+        "rewards": {name: {"mean": _mean(found), "n": len(found)} for name, found in values.items()},
+        "total": _mean(totals),
+        "records": rows,
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
