@@ -123,7 +123,7 @@ def parse(words: list[str]) -> None:
         assert not rest, f"no option {rest[0]}"
         return
     values = command.make_context("rft3d", rest).params
-    if "recipe" in values:
+    if values.get("recipe") is not None:
         stage = words[0] if words[0] in ("sft", "grpo") else None
         name = values["recipe"]
         assert name in shipped_recipes() or name.endswith(".yaml"), name
