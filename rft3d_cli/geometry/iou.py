@@ -44,14 +44,14 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     >>> box_iou([[0, 0, 0, 1, 1, 1, 0, 0, 0]], [[0.5, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1, np.pi / 4, 0, 0]])
     array([[0.33333333, 0.70710678]])
     """
-    first, second = _checked(a), _checked(b)
+    first, second = checked(a), checked(b)
     out = np.zeros((len(first), len(second)))
     if out.size < FEW:
         others = second.tolist()
         for row, box in enumerate(first.tolist()):
             out[row] = [single_iou(box, other) for other in others]
         return out
-    rows, columns = np.flatnonzero(_usable(first)), np.flatnonzero(_usable(second))
+    rows, columns = np.flatnonzero(usable(first)), np.flatnonzero(usable(second))
     if not len(rows) or not len(columns):
         return out
     boxes, n = _Boxes.of(np.concatenate([first[rows], second[columns]])), len(rows)
@@ -81,14 +81,14 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     >>> paired_iou([[0, 0, 0, 2, 2, 2, 0.3, 0.1, 0]], [[0, 0, 0, 1, 1, 1, 1, 2, 3]]).round(9)
     array([0.125])
     """
-    first, second = _checked(a), _checked(b)
+    first, second = checked(a), checked(b)
     if len(first) != len(second):
         raise ValueError(f"{len(first)} boxes cannot be paired with {len(second)}")
     if len(first) < FEW:
         pairs = zip(first.tolist(), second.tolist(), strict=True)
         return np.array([single_iou(box, other) for box, other in pairs], dtype=np.float64)
     out = np.zeros(len(first))
-    rows = np.flatnonzero(_usable(first) & _usable(second))
+    rows = np.flatnonzero(usable(first) & usable(second))
     boxes, n = _Boxes.of(np.concatenate([first[rows], second[rows]])), len(rows)
     shift = boxes.centre[:, :n] - boxes.centre[:, n:]
     near = np.flatnonzero(_squared_length(shift) < (boxes.radius[:n] + boxes.radius[n:]) ** 2)
@@ -165,7 +165,12 @@ def _squared_length(vectors: Floats) -> Floats:
     return squared
 
 
-def _checked(boxes: ArrayLike) -> Floats:
+def checked(boxes: ArrayLike) -> Floats:
+    """Boxes as a float64 array ``(N, 9)``; copied only where they are something else.
+
+    Raises:
+        ValueError: On another shape.
+    """
     array = np.asarray(boxes, dtype=np.float64)
     if array.shape == (0,):
         return array.reshape(0, 9)
@@ -174,11 +179,14 @@ def _checked(boxes: ArrayLike) -> Floats:
     return array
 
 
-def _usable(boxes: Floats) -> NDArray[np.bool_]:
-    """Which boxes have finite numbers and a volume that floats can hold: ``_single._usable`` for arrays."""
+def usable(boxes: Floats) -> NDArray[np.bool_]:
+    """Which of the boxes ``(N, 9)`` have finite numbers and a volume that floats can hold; the others have IoU 0.
+
+    The same as ``_single._usable`` for one box.
+    """
     centre, sizes, angles = np.ascontiguousarray(boxes.T).reshape(3, 3, -1)
-    usable = (sizes >= SMALLEST) & (sizes <= LARGEST) & (np.abs(centre) <= LARGEST) & np.isfinite(angles)
-    return np.asarray(usable.all(axis=0))
+    good = (sizes >= SMALLEST) & (sizes <= LARGEST) & (np.abs(centre) <= LARGEST) & np.isfinite(angles)
+    return np.asarray(good.all(axis=0))
 
 
 @cache
