@@ -1,0 +1,247 @@
+"""What detection rewards cost: 64 completions of 20 boxes for 12 targets, beside the same pairs by other libraries.
+
+A rollout is 8 prompts × 8 completions, as written by a model: text. Reward time is everything from the text to the
+totals of ``format``, ``det_iou``, ``det_f1`` and ``det_soft_f1``. Beside it, in turn in the same process:
+
+    SciPy     half-space intersection and convex hull, pair by pair, timed on a sample of the same pairs,
+    shapely   polygons on the floor times heights, for the same boxes without tilt (where it is installed), and
+    a step    of GRPO with the shipped tiny model: 64 answers sampled, then their gradients.
+
+    python bench/rewards.py            a table
+    python bench/rewards.py --json     one JSON document
+    python bench/rewards.py --quick    fewer rounds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import scipy
+
+import rft3d_cli
+from rft3d_cli.answers import detection_answer, read_boxes
+from rft3d_cli.geometry.boxes import Floats
+from rft3d_cli.geometry.iou import box_iou
+from rft3d_cli.records import Record
+from rft3d_cli.rewards import RewardSet
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from iou import cpu, halfspace_iou, objects, predictions
+
+PROMPTS, GROUP, BOXES, TARGETS = 8, 8, 20, 12
+LABELS = ("bed", "chair", "couch", "desk", "table")
+NAMES = ("format", "det_iou", "det_f1", "det_soft_f1")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time detection rewards beside SciPy, shapely and a training step.")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    options = parser.parse_args()
+    document = measure(rounds=5 if options.quick else 15, sample=48 if options.quick else 192)
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        show(document)
+
+
+def measure(rounds: int, sample: int) -> dict[str, Any]:
+    """All cases, in turn, round after round; medians."""
+    rng = np.random.default_rng(0)
+    rewards = RewardSet(dict.fromkeys(NAMES, 1.0), {"answer_style": "direct"})
+    # Readers remember texts: every round has texts of its own, as every rollout has.
+    rollouts = [rollout(rng) for _ in range(rounds)]
+    pairs = boxes_of(rollouts[0])
+    some = [pairs[i] for i in rng.permutation(len(pairs))[:sample]]
+    step = Step()
+
+    def reward(number: int) -> None:
+        for record, texts in rollouts[number]:
+            for text in texts:
+                rewards.total(rewards.score(text, record))
+
+    def overlap(number: int) -> None:
+        for a, b in matrices[number]:
+            box_iou(a, b)
+
+    matrices = [[(a, b) for a, b in boxes_by_completion(one)] for one in rollouts]
+    cases: dict[str, Callable[[int], object]] = {
+        "rewards": reward,
+        "of which overlap": overlap,
+        "scipy": lambda _: [halfspace_iou(a, b) for a, b in some],
+        "step": lambda _: step(),
+    }
+    if find_spec("shapely") is not None:
+        level = [(flat(a), flat(b)) for a, b in some]
+        cases["shapely"] = lambda _: [shapely_iou(a, b) for a, b in level]
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name, call in cases.items():
+            start = time.thread_time()
+            call(number)
+            times[name].append(time.thread_time() - start)
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    completions = PROMPTS * GROUP
+    per_pair = {
+        "rewards": seconds["rewards"] / len(pairs),
+        "of which overlap": seconds["of which overlap"] / len(pairs),
+        **{name: seconds[name] / sample for name in ("scipy", "shapely") if name in seconds},
+    }
+    rows = [{"case": name, "us_per_pair": 1e6 * value, "ms_per_rollout": 1e3 * value * len(pairs)}
+            for name, value in per_pair.items()]  # fmt: skip
+    return {
+        "schema": 1,
+        "bench": "rewards",
+        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {
+            "rft3d": rft3d_cli.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
+        "rows": rows,
+        "summary": {
+            "completions": completions,
+            "pairs": len(pairs),
+            "share_of_pairs_overlapping": float(np.mean([box_iou(a[None], b[None])[0, 0] > 0 for a, b in some])),
+            "us_per_completion": 1e6 * seconds["rewards"] / completions,
+            "ms_per_rollout": 1e3 * seconds["rewards"],
+            "speedup_vs_scipy_halfspace": per_pair["scipy"] / per_pair["rewards"],
+            "speedup_vs_shapely_yaw_only": per_pair["shapely"] / per_pair["rewards"] if "shapely" in per_pair else None,
+            "seconds_per_tiny_step": seconds["step"],
+            "share_of_tiny_step": seconds["rewards"] / (seconds["step"] + seconds["rewards"]),
+        },
+    }
+
+
+def rollout(rng: np.random.Generator) -> list[tuple[Record, list[str]]]:
+    """Records with a group of completions each: most boxes near their targets, some anywhere."""
+    out = []
+    for number in range(PROMPTS):
+        truth = objects(rng, TARGETS)
+        labels = [LABELS[int(i)] for i in rng.integers(len(LABELS), size=TARGETS)]
+        target = [{"label": label, "bbox_3d": box} for label, box in zip(labels, truth.tolist(), strict=True)]
+        record = Record.model_validate(
+            {
+                "id": str(number),
+                "task": "detection",
+                "video": {"frames": ["0.jpg"]},
+                "prompt": "?",
+                "target": {"boxes": target},
+            }
+        )
+        texts = []
+        for _ in range(GROUP):
+            boxes = np.concatenate([predictions(truth, rng), objects(rng, BOXES - TARGETS)])
+            more = [LABELS[int(i)] for i in rng.integers(len(LABELS), size=BOXES - TARGETS)]
+            texts.append(detection_answer([*labels, *more], boxes.tolist()))
+        out.append((record, texts))
+    return out
+
+
+def boxes_by_completion(rollout: list[tuple[Record, list[str]]]) -> list[tuple[Floats, Floats]]:
+    """Predicted ``(N, 9)`` and target ``(M, 9)`` boxes of each completion."""
+    return [
+        (read_boxes(text).boxes.boxes, np.array([box.bbox_3d for box in record.target.boxes]))
+        for record, texts in rollout
+        for text in texts
+    ]
+
+
+def boxes_of(rollout: list[tuple[Record, list[str]]]) -> list[tuple[Floats, Floats]]:
+    """All pairs ``(9,)``, ``(9,)`` that the rewards of a rollout look at."""
+    return [(a, b) for many, targets in boxes_by_completion(rollout) for a in many for b in targets]
+
+
+def flat(box: Floats) -> Floats:
+    """The same box standing upright."""
+    out = box.copy()
+    out[7:] = 0
+    return out
+
+
+def shapely_iou(a: Floats, b: Floats) -> float:
+    """IoU of two upright boxes: polygons on the floor times the common height."""
+    from shapely import Polygon
+
+    bases = []
+    for box in (a, b):
+        c, s = np.cos(box[6]), np.sin(box[6])
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * box[3:5] / 2
+        bases.append(Polygon(corners @ np.array([[c, s], [-s, c]]) + box[:2]))
+    height = min(a[2] + a[5] / 2, b[2] + b[5] / 2) - max(a[2] - a[5] / 2, b[2] - b[5] / 2)
+    common = bases[0].intersection(bases[1]).area * max(height, 0.0)
+    return float(common / (a[3:6].prod() + b[3:6].prod() - common))
+
+
+class Step:
+    """One step of GRPO of the shipped tiny model in miniature: sample 64 answers, then their gradients."""
+
+    def __init__(self) -> None:
+        import torch
+        from PIL import Image
+
+        from rft3d_cli.models.inputs import collate, encode_messages
+        from rft3d_cli.models.loader import load_model
+        from rft3d_cli.prompts import chat, detection_prompt
+
+        torch.set_num_threads(1)
+        self.torch = torch
+        self.model, self.processor = load_model("tiny-sft")
+        noise = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+        prompt = encode_messages(self.processor, chat(detection_prompt(2), 2), [Image.fromarray(x) for x in noise])
+        self.batch = collate([prompt] * (PROMPTS * GROUP), self.processor.tokenizer.pad_token_id)
+
+    def __call__(self) -> None:
+        """Sample and differentiate."""
+        from transformers import GenerationConfig
+
+        tokenizer = self.processor.tokenizer
+        config = GenerationConfig(
+            max_new_tokens=40, do_sample=True, top_k=0, pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        with self.torch.inference_mode():
+            out = self.model.generate(**self.batch, generation_config=config).clone()
+        added = out.shape[1] - self.batch["input_ids"].shape[1]
+        inputs = {**self.batch, "input_ids": out.clone(), "attention_mask": self.torch.ones_like(out)}
+        if "mm_token_type_ids" in inputs:
+            kinds = inputs["mm_token_type_ids"]
+            inputs["mm_token_type_ids"] = self.torch.nn.functional.pad(kinds, (0, added))
+        logits = self.model(**inputs).logits[:, -added - 1 : -1]
+        chosen = logits.log_softmax(-1).gather(-1, out[:, -added:, None].clone())
+        (-chosen.mean()).backward()
+        self.model.zero_grad()
+
+
+def show(document: dict[str, Any]) -> None:
+    """A table for people."""
+    summary = document["summary"]
+    print(f"{document['machine']['cpu']}, one thread", *(f"{k} {v}" for k, v in document["versions"].items()), sep="\n")
+    print(f"\n{'one rollout of 64 completions':32}{'us a pair':>12}{'ms in all':>12}")
+    for row in document["rows"]:
+        print(f"{row['case']:32}{row['us_per_pair']:12.2f}{row['ms_per_rollout']:12.1f}")
+    print(
+        f"\n{summary['us_per_completion']:.0f} us a completion, "
+        f"{summary['speedup_vs_scipy_halfspace']:.0f} times as fast as SciPy on the same pairs; "
+        f"{summary['share_of_tiny_step']:.1%} of a step of tiny "
+        f"({summary['seconds_per_tiny_step']:.2f} s)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
