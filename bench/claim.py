@@ -31,7 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,7 @@ class Job:
     def run(self) -> None:
         """Everything, down to a ``result.json`` of each task."""
         self.out.mkdir(parents=True, exist_ok=True)
+        self.check_plan()
         self.prepare()
         tasks = self.kind.tasks
         start = self.train("start", "sft", "tiny-sft", "tiny-sft", list(tasks), self.kind.start, *SFT)
@@ -137,6 +138,14 @@ class Job:
             steps = round(self.seconds(folder) / pace)
             more = self.train(f"{name}-more", "sft", "tiny-sft", start, [name], steps, *SFT)
             self.score(name, dict(zip(MODELS, (start, more, grpo), strict=True)), steps)
+
+    def check_plan(self) -> None:
+        """Keep what is planned beside what is made, and refuse to go on with another plan's rooms and runs."""
+        plan, path = asdict(self.kind), self.out / "plan.json"
+        text = json.dumps({**plan, "seed": SEED + self.seed, "sft": SFT, "small": SMALL}, indent=1) + "\n"
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise SystemExit(f"{self.out} was begun by another plan; name another folder with --out")
+        path.write_text(text, encoding="utf-8")
 
     def prepare(self) -> None:
         """Rooms and records."""
@@ -160,12 +169,17 @@ class Job:
     ) -> Path:
         """One run of the command line on the records of ``tasks``; returns its final model."""
         run = self.out / name
-        if not (run / "final").exists():
+        if not self.finished(name):
             shutil.rmtree(run, ignore_errors=True)
             data = json.dumps([str(self.records(task, "train")) for task in tasks])
             own = (f"model.name={model}", f"data.train={data}", f"train.steps={steps}", f"train.seed={self.seed}")
             rft3d(stage, "--recipe", recipe, *own, *keys, "--out", run)
         return run / "final"
+
+    def finished(self, name: str) -> bool:
+        """Whether a run came to its end, and said so."""
+        run = self.out / name
+        return (run / "final").exists() and "summary" in json.loads((run / "run.json").read_text(encoding="utf-8"))
 
     def seconds(self, name: str) -> float:
         """What a finished run took."""
@@ -263,7 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="SFT start, more SFT and GRPO on held-out rooms.")
     parser.add_argument("--out", type=Path, default=Path("runs/claim"), help="folder for everything")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N-1")
-    parser.add_argument("--jobs", type=int, default=2, help="jobs side by side, one thread each")
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 65), metavar="N", default=2, help="jobs side by side, one thread each"
+    )
     parser.add_argument("--quick", action="store_true", help="one seed and a few steps, in a folder of its own")
     parser.add_argument("--report", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--job", nargs=2, metavar=("KIND", "SEED"), help=argparse.SUPPRESS)

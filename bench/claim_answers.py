@@ -111,7 +111,7 @@ def by_confidence(answer: Confident, threshold: float) -> str:
 def tuned_threshold(items: Sequence[Item], found: Sequence[Confident]) -> float:
     """The threshold with the best pooled F1 on records that the model was trained on."""
     values = sorted({value for answer in found for value in answer.confidence})
-    candidates = [-np.inf, *np.quantile(values, np.linspace(0.02, 0.98, 49))]
+    candidates = [-np.inf, *(np.quantile(values, np.linspace(0.02, 0.98, 49)) if values else ())]
 
     def f1(threshold: float) -> float:
         parts = [

@@ -1,4 +1,9 @@
-"""The claim's tables: means over held-out records of all seeds, with standard errors over those records."""
+"""The claim's tables: means over held-out records of all seeds, with standard errors.
+
+Errors are over held-out rooms, drawn anew with all their records: two descriptions of one piece, or four questions
+about one room, are not independent. How much another training run from another seed would differ is not in them; the
+tables by seed show it.
+"""
 
 from __future__ import annotations
 
@@ -48,26 +53,25 @@ TITLES = {
     "grounding": "One described piece in clear rooms",
     "numbers": "Numbers about clear rooms",
 }
+LEAST = 0.10
+"""What GRPO must gain over more SFT in detection's F1, in each seed."""
 TRAINED = {"detection": "F1", "grounding": "mean IoU", "numbers": "MRA"}
 """What must rise, greedy."""
 
 
-def _draws(count: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
-
-
-def estimate(
-    rows: Rows, parts: Callable[[Rows], tuple[Floats, Floats]], draws: NDArray[np.int64]
-) -> tuple[float, Floats]:
-    """A metric and its values on resampled records."""
+def estimate(rows: Rows, parts: Callable[[Rows], tuple[Floats, Floats]]) -> tuple[float, Floats]:
+    """A metric, and its values on rooms drawn anew; the same rooms each time, for the same rows of rooms."""
     top, bottom = parts(rows)
     value = top.sum() / max(bottom.sum(), 1e-9)
-    return float(value), top[draws].sum(1) / np.maximum(bottom[draws].sum(1), 1e-9)
+    _, room = np.unique([row["room"] for row in rows], return_inverse=True)
+    tops, bottoms = (np.bincount(room, weights=sums) for sums in (top, bottom))
+    draws = np.random.default_rng(0).integers(0, len(tops), (RESAMPLES, len(tops)))
+    return float(value), tops[draws].sum(1) / np.maximum(bottoms[draws].sum(1), 1e-9)
 
 
-def difference(one: Rows, two: Rows, task: str, metric: str, draws: NDArray[np.int64]) -> tuple[float, float]:
+def difference(one: Rows, two: Rows, task: str, metric: str) -> tuple[float, float]:
     """How much higher ``one`` is than ``two`` on the same records, and the standard error of that."""
-    (a, many_a), (b, many_b) = (estimate(rows, METRICS[task][metric], draws) for rows in (one, two))
+    (a, many_a), (b, many_b) = (estimate(rows, METRICS[task][metric]) for rows in (one, two))
     return a - b, float((many_a - many_b).std(ddof=1))
 
 
@@ -77,10 +81,9 @@ def table(task: str, results: Sequence[dict[str, Any]]) -> list[str]:
     lines = ["| " + " | ".join(["", *names]) + " |", "|---" * (len(names) + 1) + "|"]
     for row in results[0]["rows"]:
         rows = [record for result in results for record in result["rows"][row]]
-        draws = _draws(len(rows))
         cells = []
         for name in names:
-            value, many = estimate(rows, METRICS[task][name], draws)
+            value, many = estimate(rows, METRICS[task][name])
             cells.append(f"{value:.3f} ± {many.std(ddof=1):.3f}")
         lines.append("| " + " | ".join([row, *cells]) + " |")
     return lines
@@ -93,14 +96,14 @@ def by_seed(task: str, results: Sequence[dict[str, Any]]) -> list[str]:
     lines = [f"| {TRAINED[task]}, greedy | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     for result in results:
         own = [result["rows"][f"{model}, greedy"] for model in models]
-        cells = [f"{estimate(rows, metric, _draws(len(rows)))[0]:.3f}" for rows in own]
+        cells = [f"{estimate(rows, metric)[0]:.3f}" for rows in own]
         lines.append(f"| seed {result['seed']} | " + " | ".join(cells) + " |")
     return lines
 
 
-def checks(results: Sequence[dict[str, Any]]) -> list[tuple[bool, str]]:
-    """What must hold, and whether it does."""
-    out: list[tuple[bool, str]] = []
+def checks(results: Sequence[dict[str, Any]]) -> list[tuple[bool | None, str]]:
+    """What must hold, and whether it does; None for what is only shown."""
+    out: list[tuple[bool | None, str]] = []
     for task in METRICS:
         own = [result for result in results if result["task"] == task]
         if not own:
@@ -109,10 +112,11 @@ def checks(results: Sequence[dict[str, Any]]) -> list[tuple[bool, str]]:
             each, gain, error = _gains(own, task, metric, decoding, "start")
             text = f"{task}: GRPO over start, {decoding} {metric}: {gain:+.3f} ± {error:.3f} ({_signed(each)})"
             out.append((min(each) > 0 and gain > 2 * error, text))
-        if task == "detection":
-            each, _, _ = _gains(own, task, "F1", "greedy", "more SFT")
-            text = f"{task}: GRPO over more SFT, greedy F1, each seed ≥ 0.10: {_signed(each)}"
-            out.append((min(each) >= 0.10, text))
+        metric = TRAINED[task]
+        each, gain, error = _gains(own, task, metric, "greedy", "more SFT")
+        text = f"{task}: GRPO over more SFT, greedy {metric}: {gain:+.3f} ± {error:.3f} ({_signed(each)})"
+        # The paper's claim is about detection's F1; where labels are what the metric wants, it need not hold.
+        out.append((min(each) >= LEAST, f"{text}, each ≥ {LEAST:.2f}") if task == "detection" else (None, text))
     return out
 
 
@@ -121,18 +125,29 @@ def _gains(
 ) -> tuple[list[float], float, float]:
     """GRPO's gain over another model: of each seed, of all together, and the standard error of that."""
     pairs = [(r["rows"][f"GRPO, {decoding}"], r["rows"][f"{other}, {decoding}"]) for r in results]
-    each = [difference(one, two, task, metric, _draws(len(one)))[0] for one, two in pairs]
+    each = [difference(one, two, task, metric)[0] for one, two in pairs]
     one, two = ([row for pair in pairs for row in pair[i]] for i in (0, 1))
-    return each, *difference(one, two, task, metric, _draws(len(one)))
+    return each, *difference(one, two, task, metric)
 
 
 def _signed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:+.3f}" for value in values)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A result, with the room of each row, as the held-out records beside it say."""
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    records = path.with_name(f"{result['task']}-val.jsonl").read_text(encoding="utf-8").splitlines()
+    rooms = [f"{result['seed']}/{json.loads(line)['meta']['scene']}" for line in records]
+    for rows in result["rows"].values():
+        for row, room in zip(rows, rooms, strict=False):
+            row["room"] = room
+    return result
+
+
 def report(folder: Path) -> tuple[str, bool]:
     """All tables as Markdown, and whether everything that must hold does."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*-result.json"))]
+    results = [read(path) for path in sorted(folder.glob("*/*-result.json"))]
     if not results:
         raise SystemExit(f"{folder} has no results")
     lines: list[str] = []
@@ -140,8 +155,10 @@ def report(folder: Path) -> tuple[str, bool]:
         own = [result for result in results if result["task"] == task]
         if not own:
             continue
-        records = len(own[0]["rows"]["start, greedy"])
-        lines += [f"### {title}", "", f"{len(own)} seeds, {records} held-out records each, ± standard error.", ""]
+        rows = own[0]["rows"]["start, greedy"]
+        rooms = len({row["room"] for row in rows})
+        counts = f"{len(own)} seeds, {len(rows)} held-out records of {rooms} rooms each"
+        lines += [f"### {title}", "", f"{counts}, ± standard error over rooms.", ""]
         lines += [*table(task, own), "", *by_seed(task, own), ""]
         for result in own:
             seconds = result["seconds"]
@@ -151,5 +168,6 @@ def report(folder: Path) -> tuple[str, bool]:
             )
         lines.append("")
     found = checks(results)
-    lines += ["### What must hold", "", *(f"- {'yes' if holds else 'NO'}: {text}" for holds, text in found)]
-    return "\n".join(lines), all(holds for holds, _ in found)
+    words = {True: "yes", False: "NO", None: "shown only"}
+    lines += ["### What must hold", "", *(f"- {words[holds]}: {text}" for holds, text in found)]
+    return "\n".join(lines), all(holds is not False for holds, _ in found)

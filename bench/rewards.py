@@ -3,7 +3,8 @@
 A rollout is 8 prompts × 8 completions, as written by a model: text. Reward time is everything from the text to the
 totals of ``format``, ``det_iou``, ``det_f1`` and ``det_soft_f1``. Beside it, in turn in the same process:
 
-    SciPy     half-space intersection and convex hull, pair by pair, timed on a sample of the same pairs,
+    SciPy     half-space intersection and convex hull for the pairs whose bounding spheres meet, on a sample of the
+              pairs of another such rollout,
     shapely   polygons on the floor times heights, for the same boxes without tilt (where it is installed), and
     a step    of GRPO with the shipped tiny model: 64 answers sampled, then their gradients.
 
@@ -30,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import scipy
+from scipy.spatial import QhullError
 
 import rft3d_cli
 from rft3d_cli.answers import detection_answer, read_boxes
@@ -63,9 +65,10 @@ def measure(rounds: int, sample: int) -> dict[str, Any]:
     """All cases, in turn, round after round; medians."""
     rng = np.random.default_rng(0)
     rewards = RewardSet(dict.fromkeys(NAMES, 1.0), {"answer_style": "direct"})
-    # Readers remember texts: every round has texts of its own, as every rollout has.
+    # Readers remember texts: every round has texts of its own, as every rollout has, and nothing else reads them.
     rollouts = [rollout(rng) for _ in range(rounds)]
-    pairs = boxes_of(rollouts[0])
+    matrices = boxes_by_completion(rollout(rng))
+    pairs = [(a, b) for many, targets in matrices for a in many for b in targets]
     some = [pairs[i] for i in rng.permutation(len(pairs))[:sample]]
     step = Step()
 
@@ -74,15 +77,14 @@ def measure(rounds: int, sample: int) -> dict[str, Any]:
             for text in texts:
                 rewards.total(rewards.score(text, record))
 
-    def overlap(number: int) -> None:
-        for a, b in matrices[number]:
+    def overlap(_: int) -> None:
+        for a, b in matrices:
             box_iou(a, b)
 
-    matrices = [[(a, b) for a, b in boxes_by_completion(one)] for one in rollouts]
     cases: dict[str, Callable[[int], object]] = {
         "rewards": reward,
         "of which overlap": overlap,
-        "scipy": lambda _: [halfspace_iou(a, b) for a, b in some],
+        "scipy": lambda _: [scipy_iou(a, b) for a, b in some],
         "step": lambda _: step(),
     }
     if find_spec("shapely") is not None:
@@ -162,9 +164,14 @@ def boxes_by_completion(rollout: list[tuple[Record, list[str]]]) -> list[tuple[F
     ]
 
 
-def boxes_of(rollout: list[tuple[Record, list[str]]]) -> list[tuple[Floats, Floats]]:
-    """All pairs ``(9,)``, ``(9,)`` that the rewards of a rollout look at."""
-    return [(a, b) for many, targets in boxes_by_completion(rollout) for a in many for b in targets]
+def scipy_iou(a: Floats, b: Floats) -> float:
+    """IoU by SciPy's half-spaces; boxes whose spheres do not meet are passed over, as anyone would."""
+    if np.linalg.norm(a[:3] - b[:3]) >= (np.linalg.norm(a[3:6]) + np.linalg.norm(b[3:6])) / 2:
+        return 0.0
+    try:
+        return halfspace_iou(a, b)
+    except QhullError:  # no common point to start from
+        return 0.0
 
 
 def flat(box: Floats) -> Floats:

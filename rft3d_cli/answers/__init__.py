@@ -13,7 +13,7 @@ from rft3d_cli.answers.boxes import (
     read_boxes,
     read_grounding,
 )
-from rft3d_cli.answers.short import ChoiceAnswer, NumberAnswer, read_choice, read_number
+from rft3d_cli.answers.short import ChoiceAnswer, NumberAnswer, option_letters, read_choice, read_number
 
 __all__ = [
     "BoxesAnswer",
@@ -23,6 +23,7 @@ __all__ = [
     "NumberAnswer",
     "detection_answer",
     "grounding_answer",
+    "option_letters",
     "read_boxes",
     "read_choice",
     "read_grounding",

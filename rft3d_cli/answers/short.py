@@ -64,6 +64,9 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     if not text:
         return ChoiceAnswer(None, region.why or "no letter")
     texts = _option_texts(options)
+    if text.upper() in texts:
+        # A letter alone is a letter, even where another option's text is that letter.
+        return ChoiceAnswer(text.upper())
     by_text = [letter for letter, option in texts.items() if option and _same(text, option)]
     if len(by_text) == 1:
         return ChoiceAnswer(by_text[0])
@@ -116,6 +119,15 @@ def _others(text: str, position: int) -> list[str]:
         out.append(match.group(1))
         position = match.end(1)
     return out
+
+
+def option_letters(options: Sequence[str]) -> list[str]:
+    """The letters that options have, as :func:`read_choice` reads them.
+
+    >>> option_letters(["B. left", "C. right"]), option_letters(["left", "right"])
+    (['B', 'C'], ['A', 'B'])
+    """
+    return list(_option_texts(tuple(options)))
 
 
 def _option_texts(options: tuple[str, ...]) -> dict[str, str]:

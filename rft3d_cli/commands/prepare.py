@@ -74,7 +74,7 @@ def rooms(
     objects: Annotated[
         str,
         typer.Option(
-            "--objects", metavar="MIN-MAX", help="Pieces of furniture in a plain room.", rich_help_panel=CONTENT
+            "--objects", metavar="MIN-MAX", help="Pieces of furniture, in plain rooms only.", rich_help_panel=CONTENT
         ),
     ] = "4-8",
     seconds: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,11 +79,13 @@ def explain(
     from rft3d_cli.rewards.registry import get
 
     item = get(name)
+    _say_what_runs({name: item})
     if as_json:
         console.print_json(_described(item))
         return
     shown = console.out()
-    shown.print(f"{item.name}, for {item.task + ' records' if item.task != 'all' else 'records of all tasks'}")
+    records = "records of all tasks" if item.task == "all" else f"{item.task} records"
+    shown.print(f"{item.name}, for {records}", markup=False)
     shown.print()
     shown.print(console.clean(_plain(inspect.getdoc(item.function) or "no docstring")), markup=False)
     if item.options:
@@ -105,9 +108,9 @@ def check(
     answer_style: Style = None,
     limit: Limit = None,
     sample: Annotated[
-        int, typer.Option(min=1, metavar="INT", help="Records, evenly spaced, of which worse answers are made.")
+        int, typer.Option(min=1, metavar="INT", help="Records, of all tasks, of which worse answers are made.")
     ] = 500,
-    seed: Annotated[int, typer.Option(min=0, metavar="INT", help="Of the directions in which boxes move.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="INT", help="Of the ways in which answers get worse.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Score every target against itself, and answers that get worse: moved, turned, doubled, needless, empty.
@@ -127,7 +130,7 @@ def check(
         tasks = ", ".join(sorted({record.task for record in found}))
         raise DataError(f"{records}: no reward applies to its records ({tasks})", "see rft3d rewards list")
     if as_json:
-        console.print_json(_check_document(result))
+        console.print_json({**_settings(chosen, recipe), "sample": sample, "seed": seed, **_check_document(result)})
     else:
         _print_check(result)
     if result.failures:
@@ -136,7 +139,7 @@ def check(
         raise ThresholdError(
             f"{count:,} of {sum(result.tasks.values()):,} targets do not score 1: "
             f"{first.id} gets {first.value:.9g} from {first.reward}",
-            "such a target cannot be learned from; look at the record, or leave it out",
+            "look at the record, and at the reward's options (rft3d rewards explain); mend it or leave it out",
         )
 
 
@@ -158,16 +161,18 @@ def score(
     from rft3d_cli.rewards.scored import score_predictions
 
     chosen = _rewards(names, recipe, answer_style)
-    found = read_records(records, limit=limit).records
-    texts = read_predictions(predictions)
+    source = read_records(records).records
+    found, texts = source[:limit], read_predictions(predictions)
     with console.progress("scoring", len(found)) as ticker:
-        document = score_predictions(found, texts, chosen, done=ticker.advance)
+        document = score_predictions(found, texts, chosen, weighted=recipe is not None, done=ticker.advance)
+    known = {record.id for record in source}
+    document["unknown_ids"] = sum(name not in known for name in texts)
     if document["missing"]:
         console.warn(f"{document['missing']:,} of {len(found):,} records have no prediction and are scored as empty")
-    if document["unknown_ids"] and limit is None:
+    if document["unknown_ids"]:
         console.warn(f"{document['unknown_ids']:,} predictions are for ids that the records do not have")
     if as_json:
-        console.print_json(document)
+        console.print_json({**_settings(chosen, recipe), **document})
         return
     _table(
         ("reward", "n", "mean"),
@@ -196,10 +201,14 @@ def _rewards(names: list[str] | None, recipe: str | None, style: str | None) -> 
     if style is not None:
         options["answer_style"] = style
     chosen = registry.RewardSet(weights, options)
-    for name, item in chosen.rewards.items():
+    _say_what_runs(chosen.rewards)
+    return chosen
+
+
+def _say_what_runs(rewards: Mapping[str, Reward]) -> None:
+    for name, item in rewards.items():
         if item.path is not None:
             console.note(f"  running code from {item.path} (sha256 {(item.sha256 or '')[:12]}) as reward {name}")
-    return chosen
 
 
 def _described(item: Reward) -> dict[str, Any]:
@@ -210,14 +219,33 @@ def _described(item: Reward) -> dict[str, Any]:
         "task": item.task,
         "summary": _plain(item.summary),
         "text": _plain(inspect.getdoc(item.function) or ""),
-        "options": item.options,
+        "options": {name: _plain_value(value) for name, value in item.options.items()},
         "path": str(item.path) if item.path is not None else None,
         "sha256": item.sha256,
     }
 
 
+def _plain_value(value: Any) -> Any:
+    """An option's default as JSON has it; anything else as Python writes it."""
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+
+
 def _plain(text: str) -> str:
     return text.replace("``", "")
+
+
+def _settings(chosen: RewardSet, recipe: str | None) -> dict[str, Any]:
+    """What makes a document repeatable: where the rewards came from, their weights and options."""
+    return {
+        "recipe": recipe,
+        "weights": chosen.weights,
+        "format": chosen.format,
+        "options": {
+            name: {option: _plain_value(chosen.option(name, option)) for option in item.options}
+            for name, item in chosen.rewards.items()
+            if item.options
+        },
+    }
 
 
 def _check_document(result: Check) -> dict[str, Any]:
@@ -257,8 +285,8 @@ def _print_check(result: Check) -> None:
             (variant, f"{counts[variant]:,}", *(found.get(name, "–") for name in names))
             for variant, found in means.items()
         ]
-        _table(("answer", "n", *names), rows)
-        ceiling = ", ".join(f"{name} {value:.3f}" for name, value in result.ceiling(task).items() if value < 1)
+        _table(("answer", "n", *map(_short, names)), rows)
+        ceiling = ", ".join(f"{name} {value:.4g}" for name, value in result.ceiling(task).items() if value < 1)
         console.out().print(f"rounding ceiling (answers as taught): {ceiling or 'none'}\n", markup=False)
     if result.skipped:
         console.note(f"  {result.skipped:,} records have no reward")
@@ -268,16 +296,18 @@ def _print_check(result: Check) -> None:
         console.warn(f"and {len(result.failures) - SHOWN:,} more; --json lists them all")
 
 
+def _short(name: str) -> str:
+    """A reward's name in a table: the function's, for one from a file."""
+    return name.rpartition(":")[2]
+
+
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, name in enumerate(head):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.out().print(table)
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their widest cell, however narrow the terminal: a cut number is a wrong number."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        console.out().print(console.clean("  ".join(cells)), markup=False)

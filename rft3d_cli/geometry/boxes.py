@@ -93,14 +93,17 @@ def nearest_rotation(matrix: ArrayLike) -> Floats:
         matrix: ``(3, 3)``, nearly orthogonal.
 
     Returns:
-        ``(3, 3)``, orthogonal to rounding error.
+        ``(3, 3)``, orthogonal to rounding error; a mirror stays one. Where a number is not finite, the matrix as it is.
 
     >>> nearest_rotation([[0, -1.000001, 0], [1, 0, 0], [0, 0, 0.999999]]).round(12) + 0.0
     array([[ 0., -1.,  0.],
            [ 1.,  0.,  0.],
            [ 0.,  0.,  1.]])
     """
-    u, _, v = np.linalg.svd(np.asarray(matrix, dtype=np.float64))
+    array = np.asarray(matrix, dtype=np.float64)
+    if not np.isfinite(array).all():
+        return array
+    u, _, v = np.linalg.svd(array)
     rotation: Floats = u @ v
     return rotation
 

@@ -43,10 +43,11 @@ def giou(a: ArrayLike, b: ArrayLike) -> Floats:
 
 
 def diou(a: ArrayLike, b: ArrayLike) -> Floats:
-    """Distance IoU of each box with its partner: IoU minus the squared distance of their centres by that of their ends.
+    """Distance IoU of each box with its partner, with the largest distance of two corners in place of a diagonal.
 
-    ``IoU − d² / c²`` (Zheng and others, 2020). There ``c`` is the diagonal of the aligned box around both, which turns
-    with the axes; here it is the largest distance between two corners, which no rigid motion changes.
+    ``IoU − d² / c²`` with the distance ``d`` of the centres (Zheng and others, 2020). There ``c`` is the diagonal of
+    the aligned box around both, which changes as the axes turn; here it is the largest distance between two corners,
+    which no rigid motion changes and which is never more.
 
     Args:
         a: ``(N, 9)`` boxes ``[x, y, z, dx, dy, dz, a, b, c]``, metres and radians.
@@ -67,20 +68,31 @@ def diou(a: ArrayLike, b: ArrayLike) -> Floats:
     rows = np.flatnonzero(usable(first) & usable(second))
     corners = np.concatenate([box_corners(first[rows]), box_corners(second[rows])], axis=1)
     between = np.linalg.norm(corners[:, :, None] - corners[:, None], axis=-1).max(axis=(1, 2))
+    # A box too small for its place has all its corners there: then the sizes say how far its ends are apart.
+    between = np.maximum(between, np.linalg.norm(np.maximum(first[rows, 3:6], second[rows, 3:6]), axis=1))
     apart = np.linalg.norm(first[rows, :3] - second[rows, :3], axis=1)
     out[rows] = iou[rows] - (apart / between) ** 2
     return out
 
 
 def _hull_volume(one: Floats, other: Floats) -> float:
-    """The volume of the convex hull of two boxes ``(9,)``, m³.
+    """The volume of the convex hull of two boxes ``(9,)``, m³; 0 where rounding leaves none.
 
     Volumes of one affine image keep their ratios: the corners are brought to equal spread along all axes first, so
     that plates and needles are as easy as cubes.
     """
-    from scipy.spatial import ConvexHull
+    from scipy.spatial import ConvexHull, QhullError
 
-    points = box_corners(np.stack([one, other])).reshape(16, 3)
+    # Around the pair's own middle: far from the origin a small box would lose its corners to rounding.
+    pair = np.stack([one, other])
+    pair[:, :3] -= pair[:, :3].mean(axis=0)
+    points = box_corners(pair).reshape(16, 3)
     points = points - points.mean(axis=0)
     _, spread, axes = np.linalg.svd(points, full_matrices=False)
-    return float(ConvexHull(points @ axes.T / spread).volume) * float(spread.prod())
+    if not spread.all():
+        return 0.0
+    try:
+        return float(ConvexHull(points @ axes.T / spread).volume) * float(spread.prod())
+    except QhullError:
+        # Thinner than rounding: the hull has no volume of its own to speak of.
+        return 0.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import Generator
 
-from rft3d_cli.answers import detection_answer, grounding_answer
+from rft3d_cli.answers import detection_answer, grounding_answer, option_letters
 from rft3d_cli.answers.target import exact_answer, in_style, target_answer
 from rft3d_cli.geometry.boxes import Floats, angles_from_rotation, rotation_from_angles
 from rft3d_cli.records import ChoiceTarget, DetectionTarget, GroundingTarget, NumberTarget, Record
@@ -36,7 +36,7 @@ UNJUDGED = frozenset({"length"})
 
 @dataclass(frozen=True)
 class Failure:
-    """A target that a reward does not give 1.
+    """A target that a reward gives something else than 1.
 
     Args:
         id: The record's.
@@ -60,12 +60,14 @@ class Row:
         variant: The kind of answer, one of :data:`VARIANTS`.
         reward: The reward's name.
         values: One a record.
+        judged: Whether the reward must give targets 1.
     """
 
     task: str
     variant: str
     reward: str
     values: list[float]
+    judged: bool
 
     @property
     def mean(self) -> float:
@@ -81,7 +83,7 @@ class Check:
         tasks: Records that some reward applies to, by task.
         skipped: Records that none applies to.
         rows: By task, then in the order of :data:`VARIANTS` and of the rewards.
-        failures: Targets below 1.
+        failures: Targets that are not worth 1.
     """
 
     tasks: dict[str, int]
@@ -95,8 +97,9 @@ class Check:
         return sum(values) / len(values) if values else None
 
     def ceiling(self, task: str) -> dict[str, float]:
-        """Reward → the mean of the answers as taught: the most that a model which copies them can reach."""
-        return {row.reward: row.mean for row in self.rows if (row.task, row.variant) == (task, TAUGHT)}
+        """Reward → the mean of the answers as taught: what a model reaches that says exactly those."""
+        rows = [row for row in self.rows if (row.task, row.variant) == (task, TAUGHT)]
+        return {row.reward: row.mean for row in rows if row.judged}
 
 
 def check(
@@ -112,26 +115,26 @@ def check(
     Args:
         records: Of any tasks.
         rewards: The rewards, with their options.
-        sample: Records to make worse answers of.
-        seed: Of the directions in which boxes move and turn.
+        sample: Records to make worse answers of, shared among the tasks.
+        seed: Of the ways in which answers get worse.
         done: Called once a record.
     """
     values: dict[tuple[str, str, str], list[float]] = {}
     failures: list[Failure] = []
     tasks: dict[str, int] = {}
     skipped = 0
-    count = min(sample, len(records))
-    worse = {i * len(records) // count for i in range(count)}
+    worse = _sampled(records, sample)
     style = rewards.option("format", "answer_style")
     for index, record in enumerate(records):
         rng = np.random.default_rng([seed, index])
         applied = False
         for variant, text in variants(record, rng) if index in worse else variants_of_target(record):
-            for name, score in rewards.score(in_style(text, record, style), record).items():
+            # What is taught stays as it is: a warm-up that teaches another form than rewards ask for must show.
+            said = text if variant == TAUGHT else in_style(text, record, style)
+            for name, score in rewards.score(said, record).items():
                 applied = True
                 values.setdefault((record.task, variant, name), []).append(score.value)
-                judged = name not in UNJUDGED and rewards.rewards[name].path is None
-                if variant == TARGET and judged and score.value != 1:
+                if variant == TARGET and judged(rewards, name) and score.value != 1:
                     failures.append(Failure(record.id, name, score.value, score.why))
         if applied:
             tasks[record.task] = tasks.get(record.task, 0) + 1
@@ -140,15 +143,33 @@ def check(
         done()
     orders = [{name: i for i, name in enumerate(order)} for order in (tasks, VARIANTS, rewards.rewards)]
     keys = sorted(values, key=lambda key: [order[part] for order, part in zip(orders, key, strict=True)])
-    return Check(tasks, skipped, [Row(*key, values[key]) for key in keys], failures)
+    return Check(tasks, skipped, [Row(*key, values[key], judged(rewards, key[2])) for key in keys], failures)
+
+
+def judged(rewards: RewardSet, name: str) -> bool:
+    """Whether a reward must give targets 1: those that ship must, except for the length of an answer."""
+    return name not in UNJUDGED and rewards.rewards[name].path is None
+
+
+def _sampled(records: Sequence[Record], count: int) -> set[int]:
+    """Indices of ``count`` records or fewer, evenly spaced within each task and shared among the tasks."""
+    own: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        own.setdefault(record.task, []).append(index)
+    chosen: set[int] = set()
+    # The smallest first: what a task does not need is left to the larger ones.
+    for done, indices in enumerate(sorted(own.values(), key=len)):
+        share = min(len(indices), max((count - len(chosen)) // (len(own) - done), 1))
+        chosen |= {indices[i * len(indices) // share] for i in range(share)}
+    return chosen
 
 
 def variants_of_target(record: Record) -> Iterator[tuple[str, str]]:
-    """The target at full precision and as it is taught, by name; nothing for a record of free text."""
-    if record.task == "text":
-        return
-    yield TARGET, exact_answer(record)
-    yield TAUGHT, target_answer(record)
+    """The target at full precision and as it is taught, by name; of a record of free text only the latter."""
+    if record.task != "text":
+        yield TARGET, exact_answer(record)
+    if record.answer is not None or record.task != "text" or getattr(record.target, "references", None):
+        yield TAUGHT, target_answer(record)
 
 
 def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
@@ -178,14 +199,14 @@ def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
         for name, changed in _worse(np.array([target.bbox_3d], dtype=np.float64), rng):
             yield name, grounding_answer(target.frame, changed[0].tolist(), None)
     elif isinstance(target, NumberTarget):
-        for share in OFF:
+        for share in OFF if target.value else ():
             sign = 1 if rng.random() < 0.5 else -1
             yield f"off by {share:.0%}", f"{target.value * (1 + sign * share):.12g}"
-    elif isinstance(target, ChoiceTarget) and target.options and len(target.options) > 1:
-        others = [letter for letter in "ABCDEFGHIJ"[: len(target.options)] if letter != target.letter.upper()]
-        yield OTHER, others[int(rng.integers(len(others)))]
-    if record.task != "text":
-        yield EMPTY, ""
+    elif isinstance(target, ChoiceTarget):
+        others = [letter for letter in option_letters(target.options) if letter != target.letter.upper()]
+        if others:
+            yield OTHER, others[int(rng.integers(len(others)))]
+    yield EMPTY, ""
 
 
 SHUFFLED, DOUBLED, NEAR = "shuffled", "each box twice", "a copy 1 cm beside each"

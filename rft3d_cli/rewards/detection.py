@@ -1,9 +1,9 @@
 """Rewards for detection: overlap and F1 of labelled boxes, free of the order in which they are written.
 
 All three read the answer in the same way. Objects that were meant as boxes and cannot be used count as wrong boxes:
-malformed output must never be cheaper than a wrong box. At most ``max(2 · targets, 50)`` boxes are matched, in output
-order; the rest count as wrong. Exact duplicates (the same label and numbers) are then dropped, from the answer and
-from the target alike.
+malformed output must never be cheaper than a wrong box. Exact duplicates (the same label and numbers) are dropped, from
+the answer and from the target alike. At most ``max(2 · targets, 50)`` of the boxes that are left are matched, in output
+order; the rest count as wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Case:
     """An answer beside its target.
 
     Args:
-        predicted: Distinct usable boxes within the cap.
+        predicted: Distinct usable boxes, within the cap.
         target: Distinct target boxes.
         wrong: Unusable objects and boxes beyond the cap.
         parts: Counts for logs.
@@ -66,16 +66,16 @@ def _case(text: str, target: DetectionTarget) -> _Case:
     answer = read_boxes(text)
     wanted = _distinct(Boxes3D([box.bbox_3d for box in target.boxes], [box.label.strip() for box in target.boxes]))
     cap = max(2 * len(wanted), MIN_CAP)
-    within = answer.boxes[:cap]
-    predicted = _distinct(within)
-    overflow = len(answer.boxes) - len(within)
+    distinct = _distinct(answer.boxes)
+    predicted = distinct[:cap]
+    overflow = len(distinct) - len(predicted)
     wrong = len(answer.dropped) + overflow
     counts = {
         "n_pred": len(predicted) + wrong,
         "n_target": len(wanted),
         "dropped": len(answer.dropped),
         "overflow": overflow,
-        "duplicates": len(within) - len(predicted),
+        "duplicates": len(answer.boxes) - len(distinct),
     }
     return _Case(predicted, wanted, wrong, {name: float(value) for name, value in counts.items()}, answer.why)
 

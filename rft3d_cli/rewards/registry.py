@@ -66,9 +66,9 @@ class Reward:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Its keyword-only options and their defaults."""
+        """Its keyword-only options and their defaults; None for one that a user's reward gives no default."""
         parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return {p.name: None if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def __call__(self, text: str, record: Record, **options: Any) -> Score | None:
         """Score one completion; None where the reward does not apply to the record.

@@ -14,6 +14,7 @@ def score_predictions(
     predictions: Mapping[str, str],
     rewards: RewardSet,
     *,
+    weighted: bool = True,
     done: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Score saved texts as training would score completions.
@@ -22,13 +23,13 @@ def score_predictions(
         records: Of any tasks.
         predictions: Texts by record id. A record without one is scored as empty text.
         rewards: The rewards, with their weights and options.
+        weighted: Whether weighted sums mean anything: where rewards were only named, they do not.
         done: Called once a record.
 
     Returns:
-        A document: ``n``, ``missing`` records, ``unknown_ids`` of predictions, ``rewards`` (name → ``mean`` and ``n``),
-        ``total`` (the mean of weighted sums), and ``records``: ``id``, ``task``, ``missing``, ``total`` and ``rewards``
-        (name → ``value``, ``parts``, ``why``). A record that no reward applies to has an empty ``rewards`` and no
-        ``total``.
+        A document: ``n``, ``missing`` records, ``rewards`` (name → ``mean`` and ``n``), ``total`` (the mean of weighted
+        sums), and ``records``: ``id``, ``task``, ``missing``, ``total`` and ``rewards`` (name → ``value``, ``parts``,
+        ``why``). A ``total`` is None where no reward applies, or where sums are not wanted.
     """
     rows: list[dict[str, Any]] = []
     values: dict[str, list[float]] = {name: [] for name in rewards.rewards}
@@ -37,7 +38,7 @@ def score_predictions(
         scores = rewards.score(predictions.get(record.id, ""), record)
         for name, score in scores.items():
             values[name].append(score.value)
-        total = rewards.total(scores) if scores else None
+        total = rewards.total(scores) if scores and weighted else None
         if total is not None:
             totals.append(total)
         rows.append(
@@ -53,11 +54,9 @@ def score_predictions(
             }
         )
         done()
-    known = {record.id for record in records}
     return {
         "n": len(rows),
         "missing": sum(row["missing"] for row in rows),
-        "unknown_ids": sum(id not in known for id in predictions),
         "rewards": {name: {"mean": _mean(found), "n": len(found)} for name, found in values.items()},
         "total": _mean(totals),
         "records": rows,

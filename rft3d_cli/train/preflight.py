@@ -176,7 +176,8 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
     for name, item in rewards.rewards.items():
         if item.path is not None:
             note(f"  running code from {item.path} (sha256 {(item.sha256 or '')[:12]}) as reward {name}")
-    sample = records[:: max(1, len(records) // SELF_SCORED)][:SELF_SCORED]
+    count = min(SELF_SCORED, len(records))
+    sample = [records[i * len(records) // count] for i in range(count)]
     if not sample or report.problems:
         return
     try:

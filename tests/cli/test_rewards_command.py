@@ -70,8 +70,27 @@ def test_check_shows_what_answers_are_worth(rft3d: Run, world: World) -> None:
 def test_check_takes_rewards_and_options_from_a_recipe(rft3d: Run, world: World) -> None:
     document = rft3d("rewards", "check", world.records, "--recipe", "det", "--json").document
     assert {row["reward"] for row in document["rows"]} == {"format", "det_iou", "det_f1"}
-    direct = rft3d("rewards", "check", world.records, "--recipe", "vsi", "--answer-style", "direct", "--json").document
-    assert all(row["mean"] == 1 for row in direct["rows"] if row["variant"] == "target")
+    assert document["weights"] == {"format": 1.0, "det_iou": 1.0, "det_f1": 1.0}
+    assert document["recipe"] == "det"
+    for words, style, taught in (((), "think", 0), (("--answer-style", "direct"), "direct", 1)):
+        document = rft3d("rewards", "check", world.records, "--recipe", "vsi", *words, "--json").document
+        assert document["options"]["format"] == {"answer_style": style}
+        assert document["rounding_ceiling"]["number"]["format"] == taught
+
+
+def test_what_cannot_be_json_is_written_as_python_writes_it(rft3d: Run, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def f(text, record, *, k, among={1}, how=print):\n    return 1\n")
+    document = rft3d("rewards", "explain", "mine.py:f", "--json").document
+    assert document["options"] == {"k": None, "among": "{1}", "how": "<built-in function print>"}
+
+
+def test_tables_are_never_cut(rft3d: Run, world: World, tmp_path: Path) -> None:
+    name = "a_reward_with_a_name_that_no_terminal_has_room_for_" + "x" * 60
+    (tmp_path / "mine.py").write_text(f"def {name}(text, record):\n    return 0.25\n")
+    out = rft3d("rewards", "check", world.records, "-r", f"mine.py:{name}", "-r", "det_f1").out
+    assert name in out
+    assert "0.250" in out
+    assert "…" not in out
 
 
 def test_check_ends_with_5_where_a_target_is_not_worth_1(rft3d: Run, tmp_path: Path) -> None:
@@ -103,6 +122,8 @@ def test_score_tells_value_parts_and_reason_of_each_record(rft3d: Run, world: Wo
     assert document["rewards"]["mra"] == {"mean": 0.0, "n": 1}
     table = rft3d("rewards", "score", world.records, "said.jsonl", "--recipe", "tiny-mix").out
     assert "total, weighted as in tiny-mix: " in table
+    one = rft3d("rewards", "score", world.records, "said.jsonl", "--limit", "1", "--json").document
+    assert (one["n"], one["unknown_ids"], one["total"]) == (1, 0, None)
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,20 @@ def test_plates_are_as_exact_as_cubes(thin: float) -> None:
     assert giou([plate], [plate])[0] == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param([1, 1, 1, 1e-20, 1e-20, 1e-20, 0, 0, 0], id="too small for its place"),
+        pytest.param([3, 2, 1, 1, 1, 1e-17, 0.3, 0.4, 0.5], id="a tilted sheet"),
+        pytest.param([1e6, -1e6, 3, 0.2, 0.3, 0.4, 1, 2, 3], id="far from the origin"),
+    ],
+)
+def test_boxes_at_the_edge_of_rounding_have_a_value(box: list[float]) -> None:
+    for metric in (giou, diou):
+        assert metric([box], [box])[0] == pytest.approx(1)
+        assert -1 <= metric([box], [CUBE])[0] <= 0.5
+
+
 def test_farther_boxes_score_less_where_iou_is_0() -> None:
     away = np.array([[x, 0, 0, 1, 1, 1, 0.3, 0, 0] for x in (2, 3, 5, 9, 40)])
     same = np.tile(CUBE, (5, 1))

@@ -248,9 +248,15 @@ def test_a_long_list_is_capped_and_the_rest_is_wrong() -> None:
     assert (late.parts["tp"], late.parts["fp"], late.parts["overflow"]) == (0, 51, 1)
     assert (early.parts["tp"], early.parts["fp"], early.parts["overflow"]) == (1, 50, 1)
     many = [("chair", (3.0 * i, *UNIT[1:])) for i in range(40)]
-    full = get("det_f1")(text_of([*many, *far]), detection(many))
+    beyond = [("chair", (1000.0 + i, *UNIT[1:])) for i in range(60)]
+    full = get("det_f1")(text_of([*many, *beyond]), detection(many))
     assert full is not None
     assert full.parts["overflow"] == 100 - 80
+    # Copies are dropped before the rest is counted: a room of many equal boxes keeps its full score.
+    same = [("chair", UNIT)] * 60
+    copies = get("det_f1")(text_of(same), detection(same))
+    assert copies is not None
+    assert (copies.value, copies.parts["overflow"], copies.parts["duplicates"]) == (1.0, 0, 59)
 
 
 @given(scenes, st.integers(0, 99), st.integers(0, 9), st.floats(0, 1))

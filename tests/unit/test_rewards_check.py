@@ -163,6 +163,38 @@ def test_all_targets_are_checked_and_a_sample_is_made_worse() -> None:
     assert counted(check(rows, every(), sample=100), EMPTY) == 10
 
 
+def test_every_task_gets_its_share_of_worse_answers() -> None:
+    found = check(mixed(), every(), sample=8)
+    counts = {row.task: len(row.values) for row in found.rows if row.variant == EMPTY}
+    assert counts == {"detection": 2, "grounding": 2, "number": 2, "choice": 2}
+    few = [number("n"), *(choice(f"c{i}") for i in range(20))]
+    counts = {row.task: len(row.values) for row in check(few, every(), sample=10).rows if row.variant == EMPTY}
+    assert counts == {"number": 1, "choice": 9}
+
+
+def test_a_warm_up_in_another_form_than_the_reward_asks_for_shows() -> None:
+    bare, tagged = choice("bare"), choice("tagged")
+    tagged = tagged.model_copy(update={"answer": "<think>so</think><answer>B</answer>"})
+    assert check([bare], every("think")).ceiling("choice")["format"] == 0
+    assert check([tagged], every("think")).ceiling("choice")["format"] == 1
+    assert check([bare], every("direct")).ceiling("choice")["format"] == 1
+
+
+def test_a_wrong_letter_is_one_of_the_options() -> None:
+    options = ["B. left", "C. right"]
+    found = check([record("choice", {"letter": "B", "options": options}, "c")], every())
+    assert found.failures == []
+    assert (found.mean(OTHER, "format"), found.mean(OTHER, "accuracy")) == (1, 0)
+    letters = record("choice", {"letter": "A", "options": ["A. C", "B. D", "C. A"]}, "c")
+    assert check([letters], every()).failures == []
+
+
+def test_zero_has_no_relative_error() -> None:
+    found = check([number("n", 0.0)], every())
+    assert found.failures == []
+    assert {row.variant for row in found.rows} == {TARGET, TAUGHT, EMPTY}
+
+
 def test_the_same_seed_gives_the_same_numbers() -> None:
     rows = [detection("a"), grounding("b")]
     one, two, other = check(rows, every(), seed=1), check(rows, every(), seed=1), check(rows, every(), seed=2)
@@ -174,6 +206,7 @@ def test_records_without_a_reward_are_counted_apart() -> None:
     text = record("text", {"references": ["a room"]}, "t")
     found = check([text, number("n")], every())
     assert (found.tasks, found.skipped) == ({"number": 1}, 1)
+    assert check([text], RewardSet({"format": 1.0})).tasks == {}
     nothing = check([detection("d")], RewardSet({"mra": 1.0}))
     assert (nothing.tasks, nothing.skipped, nothing.rows) == ({}, 1, [])
 
@@ -197,7 +230,7 @@ def test_saved_answers_are_scored_one_by_one() -> None:
     rows = [number("n", 4.0), choice("c"), record("text", {"references": ["a room"]}, "t")]
     chosen = RewardSet({"mra": 2.0, "accuracy": 1.0})
     document = score_predictions(rows, {"n": "3", "t": "a hall", "other": "?"}, chosen)
-    assert (document["n"], document["missing"], document["unknown_ids"]) == (3, 1, 1)
+    assert (document["n"], document["missing"]) == (3, 1)
     assert document["rewards"] == {"mra": {"mean": 0.5, "n": 1}, "accuracy": {"mean": 0.0, "n": 1}}
     assert document["total"] == 0.5
     n, c, t = document["records"]
@@ -211,3 +244,6 @@ def test_saved_answers_are_scored_one_by_one() -> None:
     assert (c["missing"], c["total"]) == (True, 0.0)
     assert c["rewards"]["accuracy"]["why"]
     assert (t["rewards"], t["total"]) == ({}, None)
+    plain = score_predictions(rows, {"n": "3"}, chosen, weighted=False)
+    assert plain["total"] is None
+    assert {row["total"] for row in plain["records"]} == {None}

@@ -90,7 +90,7 @@ class RoomsSpec:
 
     @property
     def described(self) -> bool:
-        """Whether what frames show tells all there is to tell: such rooms get descriptions and questions."""
+        """Whether rooms get descriptions and questions: those in which every labelled piece can be seen."""
         return self.kind != "uncertain"
 
     @property
