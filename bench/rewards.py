@@ -202,9 +202,9 @@ class Step:
         import torch
         from PIL import Image
 
-        from rft3d_cli.models.inputs import collate, encode_messages
+        from rft3d_cli.models.inputs import chat, collate, encode_messages
         from rft3d_cli.models.loader import load_model
-        from rft3d_cli.prompts import chat, detection_prompt
+        from rft3d_cli.prompts import detection_prompt
 
         torch.set_num_threads(1)
         self.torch = torch
