@@ -8,21 +8,27 @@ order; the rest count as wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rft3d_cli.answers import read_boxes
 from rft3d_cli.errors import UsageError
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
-from rft3d_cli.geometry.iou import box_iou
+from rft3d_cli.geometry.iou import box_iou, paired_iou
 from rft3d_cli.geometry.matching import Counts, optimal_matches
 from rft3d_cli.records import DetectionTarget, Record
 from rft3d_cli.rewards.registry import Score, reward
 
 MIN_CAP = 50
 """Boxes that an answer may always hold before the rest count as wrong."""
+
+KEPT = 64
+"""Answers remembered beside their targets."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,20 @@ class _Case:
     def n_pred(self) -> int:
         return len(self.predicted) + self.wrong
 
+    @cached_property
     def iou(self) -> Floats:
-        return box_iou(self.predicted.boxes, self.target.boxes)
+        """``(N, M)`` predictions by targets; 0 where labels differ, which is never looked at."""
+        out = np.zeros((len(self.predicted), len(self.target)))
+        rows, columns = np.nonzero(_same(self.predicted.labels, self.target.labels))
+        out[rows, columns] = paired_iou(self.predicted.boxes[rows], self.target.boxes[columns])
+        return out
+
+    @cached_property
+    def overlaps(self) -> int:
+        """Pairs of predictions of one label that overlap by more than 0.25."""
+        first, second = np.nonzero(np.triu(_same(self.predicted.labels, self.predicted.labels), 1))
+        boxes = self.predicted.boxes
+        return int((paired_iou(boxes[first], boxes[second]) > 0.25).sum())
 
     def trivial(self) -> Score | None:
         """The score where there is nothing to match."""
@@ -62,7 +80,24 @@ class _Case:
         return None
 
 
+_recent: OrderedDict[tuple[str, int], tuple[DetectionTarget, _Case]] = OrderedDict()
+"""Answers seen last beside their targets: several rewards look at each, one after the other."""
+
+
 def _case(text: str, target: DetectionTarget) -> _Case:
+    key = (text, id(target))
+    known = _recent.get(key)
+    # The target is held, so that its id cannot become another's; a copy that was changed is another object.
+    if known is not None and known[0] is target:
+        return known[1]
+    case = _read(text, target)
+    _recent[key] = (target, case)
+    while len(_recent) > KEPT:
+        _recent.popitem(last=False)
+    return case
+
+
+def _read(text: str, target: DetectionTarget) -> _Case:
     answer = read_boxes(text)
     wanted = _distinct(Boxes3D([box.bbox_3d for box in target.boxes], [box.label.strip() for box in target.boxes]))
     cap = max(2 * len(wanted), MIN_CAP)
@@ -92,8 +127,8 @@ def _share(total: float, count: float) -> float:
     return min(max(round(total / count, 9), 0.0), 1.0)
 
 
-def _iou_sum(case: _Case, iou: Floats) -> tuple[float, int]:
-    matches = optimal_matches(iou, case.predicted.labels, case.target.labels)
+def _iou_sum(case: _Case) -> tuple[float, int]:
+    matches = optimal_matches(case.iou, case.predicted.labels, case.target.labels)
     return float(sum(match.iou for match in matches)), len(matches)
 
 
@@ -117,8 +152,11 @@ def det_iou(text: str, record: Record, *, det_iou_matching: str = "one_to_one") 
     case = _case(text, record.target)
     if (score := case.trivial()) is not None:
         return score
-    iou = case.iou()
-    total, matched = (float(iou.max(axis=1).sum()), len(iou)) if det_iou_matching == "best" else _iou_sum(case, iou)
+    if det_iou_matching == "best":
+        best = box_iou(case.predicted.boxes, case.target.boxes).max(axis=1)
+        total, matched = float(best.sum()), len(best)
+    else:
+        total, matched = _iou_sum(case)
     why = f"{matched} of {case.n_pred} boxes matched, IoU sum {total:.2f}"
     return Score(_share(total, case.n_pred), {**case.parts, "iou_sum": total}, why)
 
@@ -138,7 +176,7 @@ def det_f1(text: str, record: Record, *, iou_threshold: float = 0.25) -> Score |
     score = case.trivial()
     tp = 0
     if score is None:
-        tp = len(optimal_matches(case.iou(), case.predicted.labels, case.target.labels, iou_threshold))
+        tp = len(optimal_matches(case.iou, case.predicted.labels, case.target.labels, iou_threshold))
     counts = Counts(tp, case.n_pred - tp, len(case.target) - tp)
     parts = {**case.parts, "tp": float(tp), "fp": float(counts.fp), "fn": float(counts.fn)}
     parts |= {"precision": counts.precision, "recall": counts.recall}
@@ -158,26 +196,16 @@ def det_soft_f1(text: str, record: Record) -> Score | None:
     if not isinstance(record.target, DetectionTarget):
         return None
     case = _case(text, record.target)
-    parts = {**case.parts, "overlaps": float(_overlaps(case.predicted))}
+    parts = {**case.parts, "overlaps": float(case.overlaps)}
     if (score := case.trivial()) is not None:
         return Score(score.value, parts, score.why)
-    total, matched = _iou_sum(case, case.iou())
+    total, matched = _iou_sum(case)
     why = f"{matched} of {len(case.target)} objects matched, IoU sum {total:.2f}"
     return Score(_share(2 * total, case.n_pred + len(case.target)), {**parts, "iou_sum": total}, why)
 
 
-def _overlaps(boxes: Boxes3D) -> int:
-    """Pairs of boxes of one label that overlap by more than 0.25."""
-    count = 0
-    for group in _by_label(boxes.labels):
-        if len(group) > 1:
-            iou = box_iou(boxes.boxes[group], boxes.boxes[group])
-            count += int((np.triu(iou, 1) > 0.25).sum())
-    return count
-
-
-def _by_label(labels: Iterable[str]) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for index, label in enumerate(labels):
-        groups.setdefault(label, []).append(index)
-    return list(groups.values())
+def _same(labels: Sequence[str], others: Sequence[str]) -> NDArray[np.bool_]:
+    """``(N, M)``: where two labels are equal."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys([*labels, *others]))}
+    one, other = (np.array([numbers[label] for label in row], dtype=np.intp) for row in (labels, others))
+    return np.asarray(one[:, None] == other)
