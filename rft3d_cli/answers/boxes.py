@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rft3d_cli.answers.scan import Flaw, Found, Region, answer_region, is_number, scan_objects
+from rft3d_cli.answers.scan import MAX_NUMBER, Flaw, Found, Region, answer_region, is_number, scan_objects
 from rft3d_cli.geometry.boxes import Boxes3D
 
 _CACHED = 1024
@@ -158,6 +158,10 @@ def _frame_problem(value: Any) -> str | None:
 
 def box_problem(value: Any) -> str | None:
     """What is wrong with a value that should be a box, or None."""
+    # Most are boxes: seen at once. A NaN makes the sum one, which is not small.
+    plain = isinstance(value, list) and len(value) == 9 and {*map(type, value)} == {float}
+    if plain and sum(map(abs, value)) <= MAX_NUMBER and min(value[3:6]) > 0:
+        return None
     if value is None:
         return "no bbox_3d"
     if isinstance(value, Flaw):
@@ -177,8 +181,10 @@ def box_problem(value: Any) -> str | None:
 
 def _label(value: Any) -> str | None:
     name = value.strip() if isinstance(value, str) else ""
+    if not 0 < len(name) <= _MAX_LABEL:
+        return None
     # A lone surrogate has no UTF-8: it could be read but never written to a log.
-    return name if 0 < len(name) <= _MAX_LABEL and not any("\ud800" <= c <= "\udfff" for c in name) else None
+    return name if name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name) else None
 
 
 def _label_problem(data: dict[str, Any]) -> str | None:
