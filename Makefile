@@ -1,6 +1,6 @@
 # make demo    everything on one laptop: environment, rooms, GRPO, evaluation, pictures (about 5 minutes after install)
 # make test    lint, types and tests, in the same environment
-# make claim   the paper's claim in miniature, three seeds (sized for 90 minutes on 2 cores)
+# make claim   the paper's claim in miniature, three seeds (an hour and a half on 2 cores)
 # make assets  train the shipped tiny models again
 
 PYTHON ?= python3

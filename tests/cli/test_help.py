@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import statistics
 import shlex
 import subprocess
 import sys
@@ -118,17 +119,12 @@ print("ran", {len(lines)})
     assert (found.returncode, found.stdout) == (0, f"ran {len(lines)}\n"), found.stderr
 
 
-def seconds(*words: str, enough: float = 0.0) -> float:
-    """The least processor time of several runs: what a busy machine adds to one does not count."""
-    least = float("inf")
-    for _ in range(5):
-        if least < enough:
-            break
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert python(*words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return least
+def seconds(*words: str) -> float:
+    """The processor time of one run."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert python(*words, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 BARE = """
@@ -140,13 +136,15 @@ app(["--help"])
 """
 
 
-def test_help_and_version_answer_at_once():
-    # 0.4 s on an ordinary machine. A slow one is measured by what Typer alone takes on it.
-    limit = 0.4
-    if seconds("-m", "rft3d_cli", "--help", enough=limit) >= limit:
-        limit = max(limit, 3 * seconds("-c", BARE))
-    assert seconds("-m", "rft3d_cli", "--help", enough=limit) < limit
-    assert seconds("-m", "rft3d_cli", "--version", enough=limit) < limit
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_answer_at_once(word):
+    ours = ("-m", "rft3d_cli", word)
+    # 0.4 s on an ordinary machine; what a busy one adds to one run does not count.
+    if any(seconds(*ours) < 0.4 for _ in range(3)):
+        return
+    # On a slow or crowded one, beside what Typer alone takes there, in turn.
+    shares = [seconds(*ours) / seconds("-c", BARE) for _ in range(7)]
+    assert statistics.median(shares) < 2.5, shares
 
 
 # ---- Wrong words

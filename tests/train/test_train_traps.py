@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trl
 import trl.trainer.base_trainer
 import trl.trainer.utils
 from loss_reference import rope_positions
@@ -184,9 +185,22 @@ def test_a_short_prompt_beside_a_long_one_keeps_its_log_probabilities(trainer: A
     torch.testing.assert_close(log_probs(trainer, short), log_probs(trainer, together)[4:], atol=1e-4, rtol=0)
 
 
-def test_messages_hold_no_empty_keys_that_a_template_would_take_for_a_video(trainer: Any) -> None:
-    for row in range(4):
-        (message,) = trainer.train_dataset[row]["prompt"]
+def test_messages_hold_no_empty_keys_that_a_template_would_take_for_a_video(
+    trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SeenError(Exception):
+        pass
+
+    def see(self: Any, inputs: list[dict[str, Any]]) -> None:
+        raise SeenError(inputs)
+
+    # What reaches TRL's own rollout, on the way from the data set that its trainer iterates over.
+    monkeypatch.setattr(trl.GRPOTrainer, "_generate_and_score_completions", see)
+    with pytest.raises(SeenError) as caught:
+        trainer._generate_and_score_completions([trainer.train_dataset[row] for row in range(4)])
+    for row, seen in enumerate(caught.value.args[0]):
+        assert seen["row"] == row
+        (message,) = seen["prompt"]
         assert all(value is not None for part in message["content"] for value in part.values())
         assert {part["type"] for part in message["content"]} == {"image", "text"}
         text = trainer.processing_class.apply_chat_template([message], tokenize=False)
