@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 import re
 import resource
-import statistics
 import shlex
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
