@@ -44,6 +44,7 @@ assets: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python bench/iou.py
+	$(BIN)/python bench/rewards.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -124,7 +124,7 @@ class Job:
         self.kind, self.seed, self.out = KINDS[kind].quick() if quick else KINDS[kind], seed, out
 
     def run(self) -> None:
-        """Everything, down to a ``result.json`` of each task."""
+        """Everything, down to ``TASK-result.json`` of each task."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.check_plan()
         self.prepare()
@@ -205,7 +205,7 @@ class Job:
                 rows["start, confident boxes only"] = scored(records, texts, asker.rewards)
                 draws = [asker.answers(records, sample=True, seed=1000 + i) for i in range(SAMPLES)]
                 texts = [minimum_risk(record, own) for record, *own in zip(records, *draws, strict=True)]
-                rows[f"start, best of {SAMPLES} by Bayes risk"] = scored(records, texts, asker.rewards)
+                rows[f"start, minimum Bayes risk of {SAMPLES} samples"] = scored(records, texts, asker.rewards)
         runs = {"start": "start", "grpo": f"{name}-grpo", "more": f"{name}-more"}
         seconds = {model: self.seconds(run) for model, run in runs.items()}
         document = {"task": name, "seed": self.seed, "more_steps": steps, "seconds": seconds, "rows": rows}

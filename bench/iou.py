@@ -1,7 +1,6 @@
 """Speed of the exact 3D IoU beside SciPy's half-space intersection and convex hull.
 
-Every case is run in turn, round after round in one process, and the median of the rounds is reported. Times are the
-thread's own (nothing here waits), so that other work on the machine disturbs them less.
+Every case is run in turn, round after round in one process, and the median of the rounds is reported.
 SciPy takes the documented way: an interior point by linear programming, then the intersection's corners, then the
 volume of their hull. Both give the same numbers; the largest difference is in the table.
 
@@ -12,41 +11,21 @@ volume of their hull. Both give the same numbers; the largest difference is in t
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import scipy
 from scipy.optimize import linprog
 from scipy.spatial import ConvexHull, HalfspaceIntersection
+from side_by_side import document, main, medians
 
-import rft3d_cli
 from rft3d_cli.geometry.boxes import Floats, rotation_from_angles
 from rft3d_cli.geometry.iou import box_iou, paired_iou
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Time the exact 3D IoU beside SciPy's half-space intersection.")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--quick", action="store_true", help="fewer pairs and rounds")
-    options = parser.parse_args()
-    document = measure(rounds=7 if options.quick else 25, scipy_pairs=24 if options.quick else 96)
-    if options.json:
-        print(json.dumps(document, indent=1))
-    else:
-        show(document)
-
-
-def measure(rounds: int, scipy_pairs: int) -> dict[str, object]:
-    """All cases, interleaved."""
+def measure(quick: bool) -> dict[str, Any]:
+    """All cases, in turn."""
+    rounds, scipy_pairs = (7, 24) if quick else (25, 96)
     rng = np.random.default_rng(0)
     a = objects(rng, 4096)
     b = predictions(a, rng)
@@ -62,45 +41,29 @@ def measure(rounds: int, scipy_pairs: int) -> dict[str, object]:
         ("a scene of 20 x 12, one call", "rft3d", 240, lambda: box_iou(here[:20], near)),
         ("one overlapping pair a call", "scipy", scipy_pairs, lambda: [halfspace_iou(x[0], y[0]) for x, y in pairs]),
     ]
-    times: list[list[float]] = [[] for _ in cases]
-    for _ in range(rounds):
-        for (_, _, _, call), record in zip(cases, times, strict=True):
-            start = time.thread_time()
-            call()
-            record.append(time.thread_time() - start)
+    times = medians({f"{case}, {method}": lambda _, call=call: call() for case, method, _, call in cases}, rounds)
     rows = [
         {
             "case": case,
             "method": method,
-            "pairs": count,
-            "us_per_pair": 1e6 * statistics.median(record) / count,
-            "us_per_pair_min": 1e6 * min(record) / count,
+            "pairs": n,
+            "us_per_pair": 1e6 * middle / n,
+            "us_per_pair_min": 1e6 * least / n,
         }
-        for (case, method, count, _), record in zip(cases, times, strict=True)
+        for (case, method, n, _), (middle, least) in zip(cases, times.values(), strict=True)
     ]
     dense, sparse, single, scene, reference = (row["us_per_pair"] for row in rows)
-    return {
-        "schema": 1,
-        "bench": "iou",
-        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {
-            "rft3d": rft3d_cli.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
-        "rows": rows,
-        "summary": {
-            "us_per_pair_dense": dense,
-            "us_per_pair_sparse": sparse,
-            "us_single_pair": single,
-            "us_scene_20x12": scene * 240,
-            "speedup_vs_scipy_halfspace": reference / dense,
-            "speedup_vs_scipy_halfspace_single_pair": reference / single,
-            "largest_difference_from_scipy": float(np.abs(paired_iou(a, b)[:scipy_pairs] - theirs).max()),
-            "share_overlapping_in_room": float((box_iou(here, there) > 0).mean()),
-        },
+    summary = {
+        "us_per_pair_dense": dense,
+        "us_per_pair_sparse": sparse,
+        "us_single_pair": single,
+        "us_scene_20x12": scene * 240,
+        "speedup_vs_scipy_halfspace": reference / dense,
+        "speedup_vs_scipy_halfspace_single_pair": reference / single,
+        "largest_difference_from_scipy": float(np.abs(paired_iou(a, b)[:scipy_pairs] - theirs).max()),
+        "share_overlapping_in_room": float((box_iou(here, there) > 0).mean()),
     }
+    return document("iou", rows, summary)
 
 
 def objects(rng: np.random.Generator, n: int) -> Floats:
@@ -134,21 +97,11 @@ def halfspace_iou(a: Floats, b: Floats) -> float:
     return float(common / (a[3:6].prod() + b[3:6].prod() - common))
 
 
-def cpu() -> str:
-    """The processor's name, where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def show(document: dict[str, object]) -> None:
+def show(found: dict[str, Any]) -> None:
     """A table for people."""
-    machine, summary = document["machine"], document["summary"]
-    print(f"{machine['cpu']}, one thread", " ".join(f"{k} {v}" for k, v in document["versions"].items()), sep="\n")
-    print(f"\n{'case':44}{'method':10}{'us a pair':>12}{'fastest':>12}")
-    for row in document["rows"]:
+    summary = found["summary"]
+    print(f"{'case':44}{'method':10}{'us a pair':>12}{'fastest':>12}")
+    for row in found["rows"]:
         print(f"{row['case']:44}{row['method']:10}{row['us_per_pair']:12.2f}{row['us_per_pair_min']:12.2f}")
     print(
         f"\n{summary['speedup_vs_scipy_halfspace']:.0f} times as fast as SciPy in one call, "
@@ -158,4 +111,4 @@ def show(document: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main("Time the exact 3D IoU beside SciPy's half-space intersection.", measure, show)

@@ -1,4 +1,4 @@
-"""What detection rewards cost: 64 completions of 20 boxes for 12 targets, beside the same pairs by other libraries.
+"""What detection rewards cost: 64 completions of 20 boxes for 12 targets, beside such pairs by other libraries.
 
 A rollout is 8 prompts × 8 completions, as written by a model: text. Reward time is everything from the text to the
 totals of ``format``, ``det_iou``, ``det_f1`` and ``det_soft_f1``. Beside it, in turn in the same process:
@@ -15,54 +15,32 @@ totals of ``format``, ``det_iou``, ``det_f1`` and ``det_soft_f1``. Beside it, in
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import scipy
+from iou import halfspace_iou, objects, predictions
 from scipy.spatial import QhullError
+from side_by_side import document, main, medians
 
-import rft3d_cli
 from rft3d_cli.answers import detection_answer, read_boxes
 from rft3d_cli.geometry.boxes import Floats
 from rft3d_cli.geometry.iou import box_iou
 from rft3d_cli.records import Record
 from rft3d_cli.rewards import RewardSet
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from iou import cpu, halfspace_iou, objects, predictions
-
 PROMPTS, GROUP, BOXES, TARGETS = 8, 8, 20, 12
 LABELS = ("bed", "chair", "couch", "desk", "table")
 NAMES = ("format", "det_iou", "det_f1", "det_soft_f1")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Time detection rewards beside SciPy, shapely and a training step.")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    options = parser.parse_args()
-    document = measure(rounds=5 if options.quick else 15, sample=48 if options.quick else 192)
-    if options.json:
-        print(json.dumps(document, indent=1))
-    else:
-        show(document)
-
-
-def measure(rounds: int, sample: int) -> dict[str, Any]:
+def measure(quick: bool) -> dict[str, Any]:
     """All cases, in turn, round after round; medians."""
+    rounds, sample = (5, 48) if quick else (15, 192)
     rng = np.random.default_rng(0)
     rewards = RewardSet(dict.fromkeys(NAMES, 1.0), {"answer_style": "direct"})
     # Readers remember texts: every round has texts of its own, as every rollout has, and nothing else reads them.
@@ -90,13 +68,7 @@ def measure(rounds: int, sample: int) -> dict[str, Any]:
     if find_spec("shapely") is not None:
         level = [(flat(a), flat(b)) for a, b in some]
         cases["shapely"] = lambda _: [shapely_iou(a, b) for a, b in level]
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(rounds):
-        for name, call in cases.items():
-            start = time.thread_time()
-            call(number)
-            times[name].append(time.thread_time() - start)
-    seconds = {name: statistics.median(found) for name, found in times.items()}
+    seconds = {name: median for name, (median, _) in medians(cases, rounds).items()}
     completions = PROMPTS * GROUP
     per_pair = {
         "rewards": seconds["rewards"] / len(pairs),
@@ -105,29 +77,18 @@ def measure(rounds: int, sample: int) -> dict[str, Any]:
     }
     rows = [{"case": name, "us_per_pair": 1e6 * value, "ms_per_rollout": 1e3 * value * len(pairs)}
             for name, value in per_pair.items()]  # fmt: skip
-    return {
-        "schema": 1,
-        "bench": "rewards",
-        "machine": {"cpu": cpu(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {
-            "rft3d": rft3d_cli.__version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-        },
-        "rows": rows,
-        "summary": {
-            "completions": completions,
-            "pairs": len(pairs),
-            "share_of_pairs_overlapping": float(np.mean([box_iou(a[None], b[None])[0, 0] > 0 for a, b in some])),
-            "us_per_completion": 1e6 * seconds["rewards"] / completions,
-            "ms_per_rollout": 1e3 * seconds["rewards"],
-            "speedup_vs_scipy_halfspace": per_pair["scipy"] / per_pair["rewards"],
-            "speedup_vs_shapely_yaw_only": per_pair["shapely"] / per_pair["rewards"] if "shapely" in per_pair else None,
-            "seconds_per_tiny_step": seconds["step"],
-            "share_of_tiny_step": seconds["rewards"] / (seconds["step"] + seconds["rewards"]),
-        },
+    summary = {
+        "completions": completions,
+        "pairs": len(pairs),
+        "share_of_pairs_overlapping": float(np.mean([box_iou(a[None], b[None])[0, 0] > 0 for a, b in some])),
+        "us_per_completion": 1e6 * seconds["rewards"] / completions,
+        "ms_per_rollout": 1e3 * seconds["rewards"],
+        "speedup_vs_scipy_halfspace": per_pair["scipy"] / per_pair["rewards"],
+        "speedup_vs_shapely_yaw_only": per_pair["shapely"] / per_pair["rewards"] if "shapely" in per_pair else None,
+        "seconds_per_tiny_step": seconds["step"],
+        "share_of_tiny_step": seconds["rewards"] / (seconds["step"] + seconds["rewards"]),
     }
+    return document("rewards", rows, summary)
 
 
 def rollout(rng: np.random.Generator) -> list[tuple[Record, list[str]]]:
@@ -235,12 +196,11 @@ class Step:
         self.model.zero_grad()
 
 
-def show(document: dict[str, Any]) -> None:
+def show(found: dict[str, Any]) -> None:
     """A table for people."""
-    summary = document["summary"]
-    print(f"{document['machine']['cpu']}, one thread", *(f"{k} {v}" for k, v in document["versions"].items()), sep="\n")
-    print(f"\n{'one rollout of 64 completions':32}{'us a pair':>12}{'ms in all':>12}")
-    for row in document["rows"]:
+    summary = found["summary"]
+    print(f"{'one rollout of 64 completions':32}{'us a pair':>12}{'ms in all':>12}")
+    for row in found["rows"]:
         print(f"{row['case']:32}{row['us_per_pair']:12.2f}{row['ms_per_rollout']:12.1f}")
     print(
         f"\n{summary['us_per_completion']:.0f} us a completion, "
@@ -251,4 +211,4 @@ def show(document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main("Time detection rewards beside SciPy, shapely and a training step.", measure, show)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -57,6 +57,19 @@ def clean(text: str) -> str:
     'a [31mb c'
     """
     return "".join(c if c == "\n" or c.isprintable() else " " for c in text)
+
+
+def columns(rows: Sequence[Sequence[str]], *, numbers: bool = False) -> None:
+    """Columns to stdout, as wide as their widest cell however narrow the terminal: a cut number is a wrong number.
+
+    Args:
+        rows: Cells, the head first; all rows have as many.
+        numbers: Whether all columns but the first stand to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        cells = [cell.rjust(w) if numbers else cell.ljust(w) for cell, w in zip(rest, widths[1:], strict=True)]
+        out().print(clean("  ".join([first.ljust(widths[0]), *cells]).rstrip()), markup=False)
 
 
 def jsonable(value: Any) -> Any:

@@ -55,7 +55,7 @@ def list_recipes(as_json: Json = False) -> None:
         rows.append(
             (recipe.name, config.stage, _method(recipe), config.model.name, ", ".join(config.rewards) or "\N{EN DASH}")
         )
-    _print_columns(rows)
+    console.columns(rows)
 
 
 @app.command(epilog="$ rft3d recipes show det\n\n$ rft3d recipes show det lr=2e-6 --yaml > mine.yaml")
@@ -90,7 +90,7 @@ def show(
     for key, value in values.items():
         before = " ".join(map(value_text, recipe.before[key])) if key in recipe.before else ""
         rows.append((f"{key}: {value_text(value)}", recipe.origin[key], f"({before})" if before else ""))
-    _print_columns(rows)
+    console.columns(rows)
 
 
 @app.command(epilog="$ rft3d recipes copy det\n\n$ rft3d recipes copy tiny-det my-recipes/first.yaml")
@@ -161,7 +161,7 @@ def check(
     if as_json:
         console.print_json({"ok": not problems, "recipes": rows})
         raise typer.Exit(UsageError.exit_code if problems else 0)
-    _print_columns([(row["name"], row["stage"] or "", "ok" if row["ok"] else "wrong") for row in rows])
+    console.columns([(row["name"], row["stage"] or "", "ok" if row["ok"] else "wrong") for row in rows])
     if problems:
         raise together(problems)
 
@@ -223,10 +223,3 @@ def _described(recipe: Recipe) -> dict[str, Any]:
 def _method(recipe: Recipe) -> str:
     lora = recipe.config.model.lora
     return f"LoRA {lora.rank}" if lora is not None else "full"
-
-
-def _print_columns(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        typer.echo(console.clean(line.rstrip()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,9 +61,7 @@ def list_rewards(as_json: Json = False) -> None:
     if as_json:
         console.print_json({"rewards": [_described(item) for item in items]})
         return
-    width = max(len(item.name) for item in items)
-    for item in items:
-        console.out().print(f"{item.name:<{width}}  {item.task:<9}  {_plain(item.summary)}", markup=False)
+    console.columns([(item.name, item.task, _plain(item.summary)) for item in items])
     console.note("your own: FILE.py:FUNCTION; more on one: rft3d rewards explain NAME")
 
 
@@ -79,7 +76,8 @@ def explain(
     from rft3d_cli.rewards.registry import get
 
     item = get(name)
-    _say_what_runs({name: item})
+    if item.notice:
+        console.note(item.notice)
     if as_json:
         console.print_json(_described(item))
         return
@@ -174,10 +172,9 @@ def score(
     if as_json:
         console.print_json({**_settings(chosen, recipe), **document})
         return
-    _table(
-        ("reward", "n", "mean"),
-        [(name, f"{row['n']:,}", _number(row["mean"])) for name, row in document["rewards"].items() if row["n"]],
-    )
+    means = document["rewards"].items()
+    rows = [(_short(name), f"{row['n']:,}", _number(row["mean"])) for name, row in means if row["n"]]
+    console.columns([("reward", "n", "mean"), *rows], numbers=True)
     if recipe is not None:
         console.out().print(f"total, weighted as in {recipe}: {_number(document['total'])}", markup=False)
 
@@ -201,14 +198,10 @@ def _rewards(names: list[str] | None, recipe: str | None, style: str | None) -> 
     if style is not None:
         options["answer_style"] = style
     chosen = registry.RewardSet(weights, options)
-    _say_what_runs(chosen.rewards)
+    for item in chosen.rewards.values():
+        if item.notice:
+            console.note(item.notice)
     return chosen
-
-
-def _say_what_runs(rewards: Mapping[str, Reward]) -> None:
-    for name, item in rewards.items():
-        if item.path is not None:
-            console.note(f"  running code from {item.path} (sha256 {(item.sha256 or '')[:12]}) as reward {name}")
 
 
 def _described(item: Reward) -> dict[str, Any]:
@@ -285,7 +278,7 @@ def _print_check(result: Check) -> None:
             (variant, f"{counts[variant]:,}", *(found.get(name, "–") for name in names))
             for variant, found in means.items()
         ]
-        _table(("answer", "n", *map(_short, names)), rows)
+        console.columns([("answer", "n", *map(_short, names)), *rows], numbers=True)
         ceiling = ", ".join(f"{name} {value:.4g}" for name, value in result.ceiling(task).items() if value < 1)
         console.out().print(f"rounding ceiling (answers as taught): {ceiling or 'none'}\n", markup=False)
     if result.skipped:
@@ -303,11 +296,3 @@ def _short(name: str) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as their widest cell, however narrow the terminal: a cut number is a wrong number."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        console.out().print(console.clean("  ".join(cells)), markup=False)

@@ -22,12 +22,16 @@ TARGET = "target"
 """The variant that must score 1."""
 TAUGHT = "as taught"
 """The record's own answer: what rounding leaves of the target."""
-MOVED = (0.01, 0.05, 0.2, 0.5)
+SHUFFLED, DOUBLED, NEAR = "shuffled", "each box twice", "a copy 1 cm beside each"
+NEEDLESS, NOTHING, EMPTY, OTHER = "a needless box", "an empty list", "empty text", "another letter"
+MOVED = {f"moved {cm} cm": cm / 100 for cm in (1, 5, 20, 50)}
 """Metres by which all centres move, each box in a direction of its own."""
-TURNED = (1, 5, 15, 45)
+TURNED = {f"turned {degrees}°": degrees for degrees in (1, 5, 15, 45)}
 """Degrees by which all boxes turn, each about an axis of its own."""
-OFF = (0.01, 0.05, 0.2, 0.5)
+OFF = {f"off by {percent}%": percent / 100 for percent in (1, 5, 20, 50)}
 """Relative errors of numbers, up or down."""
+VARIANTS = (TARGET, TAUGHT, SHUFFLED, DOUBLED, NEAR, NEEDLESS, *MOVED, *TURNED, *OFF, OTHER, NOTHING, EMPTY)
+"""All variants, in the order in which they are shown."""
 FAR = 100.0
 """Metres between a needless box and the first target."""
 UNJUDGED = frozenset({"length"})
@@ -177,7 +181,7 @@ def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
 
     Args:
         record: Of any task.
-        rng: Directions of the changes.
+        rng: Of directions, signs, orders and letters.
     """
     yield from variants_of_target(record)
     target = record.target
@@ -199,9 +203,9 @@ def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
         for name, changed in _worse(np.array([target.bbox_3d], dtype=np.float64), rng):
             yield name, grounding_answer(target.frame, changed[0].tolist(), None)
     elif isinstance(target, NumberTarget):
-        for share in OFF if target.value else ():
+        for name, share in OFF.items() if target.value else ():
             sign = 1 if rng.random() < 0.5 else -1
-            yield f"off by {share:.0%}", f"{target.value * (1 + sign * share):.12g}"
+            yield name, f"{target.value * (1 + sign * share):.12g}"
     elif isinstance(target, ChoiceTarget):
         others = [letter for letter in option_letters(target.options) if letter != target.letter.upper()]
         if others:
@@ -209,30 +213,18 @@ def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
     yield EMPTY, ""
 
 
-SHUFFLED, DOUBLED, NEAR = "shuffled", "each box twice", "a copy 1 cm beside each"
-NEEDLESS, NOTHING, EMPTY, OTHER = "a needless box", "an empty list", "empty text", "another letter"
-VARIANTS = (
-    *(TARGET, TAUGHT, SHUFFLED, DOUBLED, NEAR, NEEDLESS),
-    *(f"moved {100 * metres:.0f} cm" for metres in MOVED),
-    *(f"turned {degrees}°" for degrees in TURNED),
-    *(f"off by {share:.0%}" for share in OFF),
-    *(OTHER, NOTHING, EMPTY),
-)
-"""All variants, in the order in which they are shown."""
-
-
 def _worse(boxes: Floats, rng: Generator) -> Iterator[tuple[str, Floats]]:
     """Boxes ``(N, 9)`` moved and turned, further and further in the same directions."""
     ways, axes = (_directions(len(boxes), rng) for _ in range(2))
-    for metres in MOVED:
+    for name, metres in MOVED.items():
         moved = boxes.copy()
         moved[:, :3] += metres * ways
-        yield f"moved {100 * metres:.0f} cm", moved
-    for degrees in TURNED:
+        yield name, moved
+    for name, degrees in TURNED.items():
         turned = boxes.copy()
         turn = _rotations(np.radians(degrees) * axes)
         turned[:, 6:9] = angles_from_rotation(turn @ rotation_from_angles(boxes[:, 6:9]))
-        yield f"turned {degrees}°", turned
+        yield name, turned
 
 
 def _directions(count: int, rng: Generator) -> Floats:

@@ -65,6 +65,13 @@ class Reward:
         return (inspect.getdoc(self.function) or "").partition("\n")[0]
 
     @property
+    def notice(self) -> str:
+        """What to tell a person whose file's code runs; empty for a reward that ships."""
+        if self.path is None:
+            return ""
+        return f"  running code from {self.path} (sha256 {(self.sha256 or '')[:12]}) as reward {self.name}"
+
+    @property
     def options(self) -> dict[str, Any]:
         """Its keyword-only options and their defaults; None for one that a user's reward gives no default."""
         parameters = inspect.signature(self.function).parameters.values()

@@ -173,9 +173,9 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
         if task not in paid and "all" not in paid:
             own = f"add rewards.{OWN[task]}=1" if task in OWN else "write one: rewards: {path/to/file.py:function: 1}"
             report.problems.append(UsageError(f"no reward applies to {task} records", own))
-    for name, item in rewards.rewards.items():
-        if item.path is not None:
-            note(f"  running code from {item.path} (sha256 {(item.sha256 or '')[:12]}) as reward {name}")
+    for item in rewards.rewards.values():
+        if item.notice:
+            note(item.notice)
     count = min(SELF_SCORED, len(records))
     sample = [records[i * len(records) // count] for i in range(count)]
     if not sample or report.problems:
