@@ -5,11 +5,10 @@ faces of ``± ∬ clamp(z)``, taken over the part of the face that lies above or
 turns each of those into integrals along the face's four edges. The cube's own faces never appear and nothing is
 stitched together, so touching, flush and identical faces are not special: every term is continuous in the box.
 
-At a point of an edge, let ``H`` be the integral of ``clamp(z)`` over one face of that edge, at fixed ``x``, from
-``y = -1`` up to the point, or to ``y = 1`` where the point lies beyond. The volume is the sum of ``± ∫ H dx`` over all
-edges and their two faces, with ``x`` kept in [-1, 1]. ``H`` is zero where ``y < -1``. Elsewhere it is a piecewise
-quadratic that breaks only where the edge passes ``y = 1`` and where either end of the integral passes ``z = ±1``;
-two-point Gauss on each piece is exact.
+In detail: the part of an edge with ``|x| < 1`` and ``y > -1`` has a strip of each of its two faces below it, from
+``y = -1`` up to the edge, or up to ``y = 1`` where the edge lies beyond. The shared volume is the sum of
+``± ∬ clamp(z) dx dy`` over all edges and their two strips. A strip is two triangles, on which ``z`` is linear, and the
+mean of ``clamp(z)`` over a triangle has a closed form in the heights of its corners (:func:`_mean_clamps`).
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ TINY = 1e-150
 
 STEEPEST = 1e90
 """Slope of a vertical face. Its projection has no area, so any large number gives the same integral."""
-
-NODES = np.array([[0.5 - 0.5 / np.sqrt(3)], [0.5 + 0.5 / np.sqrt(3)]])
-"""Two-point Gauss nodes on [0, 1]; exact up to cubics."""
 
 NEXT, PREVIOUS = [1, 2, 0], [2, 0, 1]
 """For each edge direction ``k``, the two others ``i, j`` such that ``(i, j, k)`` is cyclic."""
@@ -52,22 +48,25 @@ def shared_fractions(offset: Floats, edges: Floats, normals: Floats) -> Floats:
     offset, edges, slope, sign = _oriented(offset, edges, normals)
     n = offset.shape[1]
     start, step = _edge_starts(offset, edges), 2 * edges
-    edge, low, high = _live_parts(start, step)
-    column = np.tile(np.arange(3 * n), 4)[edge]
-    weight = (step[0] * sign * CORNER_SIGN).ravel()[edge] * (high - low)
+    edge, ends = _live_parts(start, step)
+    column = _modulo(edge, 3 * n)
+    base = (step[0] * sign * CORNER_SIGN).ravel()[edge] * (ends[1] - ends[0])
 
-    ends = np.array([low, high])
     # y counts from the low side of the square.
     y = start[1].ravel()[edge] + 1 + ends * step[1].ravel()[column]
     z = start[2].ravel()[edge] + ends * step[2].ravel()[column]
-    length = np.clip(y, 0, 2)
-    faces = np.array([slope[NEXT].ravel()[column], slope[PREVIOUS].ravel()[column]])
-    heights = np.empty((2, 2, *faces.shape))
-    np.subtract(z[:, None], (y - length)[:, None] * faces, out=heights[1])
-    np.subtract(heights[1], length[:, None] * faces, out=heights[0])
-    means = _mean_integrals(np.tile(length, 2), heights.reshape(2, 2, -1), faces.ravel()).reshape(2, -1)
-    pair = np.tile(np.arange(n), 3)[column]
-    return np.bincount(pair, weight * (means[0] - means[1]), minlength=n) / 8
+    length = y.clip(0, 2)
+    above = y - length
+    # The corners of the two strips: where each starts and stops in y, at either end of the edge's part.
+    faces = [slope[order].ravel()[column] for order in (NEXT, PREVIOUS)]
+    stops = np.array([z - above * face for face in faces])
+    starts = stops - np.array([length * face for face in faces])
+    # Cut along the diagonal that both triangles have: the one with its third corner at the part's low end, the other.
+    one, other = starts[:, 0], stops[:, 1]
+    third = np.array([stops[:, 0], starts[:, 1]])
+    means = _mean_clamps(np.minimum(one, other), np.maximum(one, other), third)
+    integrals = (means[0, 0] - means[0, 1]) * length[0] + (means[1, 0] - means[1, 1]) * length[1]
+    return np.bincount(_modulo(column, n), base * integrals, minlength=n) / 16
 
 
 def _oriented(offset: Floats, edges: Floats, normals: Floats) -> tuple[Floats, Floats, Floats, Floats]:
@@ -79,8 +78,8 @@ def _oriented(offset: Floats, edges: Floats, normals: Floats) -> tuple[Floats, F
     Returns:
         ``offset``, ``edges``, the faces' slopes ``dz/dy`` as ``(3, n)``, and ``sign`` as ``(n,)``.
     """
-    mirror = np.where(offset[1] > 0, -1.0, 1.0)
-    slope = np.clip(-mirror * normals[1] * _inverse(normals[2]), -STEEPEST, STEEPEST)
+    mirror = -np.copysign(1.0, offset[1])
+    slope = (-mirror * normals[1] * _inverse(normals[2])).clip(-STEEPEST, STEEPEST)
     turn = np.copysign(1.0, edges[1] * mirror)
     edges = edges * turn
     edges[1] *= mirror
@@ -101,96 +100,76 @@ def _edge_starts(offset: Floats, edges: Floats) -> Floats:
     return out
 
 
-def _live_parts(start: Floats, step: Floats) -> tuple[Indices, Floats, Floats]:
-    """The stretches of edges that count: ``|x| < 1``, and ``y`` either within the square or beyond it.
+def _live_parts(start: Floats, step: Floats) -> tuple[Indices, Floats]:
+    """The parts of edges that count: ``|x| < 1``, and ``y`` either within the square or beyond it.
 
     Args:
         start: ``(3, 4, 3, n)`` the edges' low ends.
         step: ``(3, 3, n)`` the edges.
 
     Returns:
-        Indices into the ``(4, 3, n)`` edges, and where each stretch starts and ends, as a share of the edge.
+        Indices into the ``(4, 3, n)`` edges, and where each part starts and ends, as a share of the edge, ``(2, S)``.
     """
     inverse = _inverse(step[0])
     half, centre = np.abs(inverse), start[0] * -inverse
-    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low, high = (centre - half).clip(0, 1), (centre + half).clip(0, 1)
     half = _inverse(step[1])
     centre = start[1] * -half
-    inside, leave = np.maximum(low, centre - half).ravel(), centre + half
-    until, beyond = np.minimum(high, leave).ravel(), np.maximum(low, leave).ravel()
-    high = high.ravel()
-    within, past = np.flatnonzero(until > inside), np.flatnonzero(high > beyond)
-    lows, highs = [inside[within], beyond[past]], [until[within], high[past]]
-    return np.concatenate([within, past]), np.concatenate(lows), np.concatenate(highs)
+    enter, leave = np.maximum(low, centre - half).ravel(), centre + half
+    until, beyond, high = np.minimum(high, leave).ravel(), np.maximum(low, leave).ravel(), high.ravel()
+    within, past = np.flatnonzero(until > enter), np.flatnonzero(high > beyond)
+    ends = np.empty((2, len(within) + len(past)))
+    for part, (lows, highs, edge) in zip(
+        (ends[:, : len(within)], ends[:, len(within) :]), ((enter, until, within), (beyond, high, past)), strict=True
+    ):
+        part[0], part[1] = lows[edge], highs[edge]
+    return np.concatenate([within, past]), ends
 
 
-def _mean_integrals(length: Floats, heights: Floats, slope: Floats) -> Floats:
-    """The mean of ``H`` over stretches of edges, along which everything that it is made of is linear.
+def _mean_clamps(low: Floats, high: Floats, third: Floats) -> Floats:
+    """The mean of ``clamp(z)`` over triangles on which ``z`` is linear.
+
+    With corners at ``l ≤ m ≤ h`` the share of a triangle that lies below ``u`` is ``(u - l)² / ((h - l)(m - l))`` up to
+    ``m``, and mirrored above. The mean follows by integrating that share over [-1, 1]: it is ``clamp(m)`` less what
+    the lower part takes away, plus what the upper part adds. Every term is bounded, and continuous in the heights.
 
     Args:
-        length: ``(2 ends, S)`` the extent in ``y`` of the integral in ``H``.
-        heights: ``(2, 2 ends, S)`` the face's ``z`` where that integral starts and where it stops.
-        slope: ``(S,)`` the face's ``dz/dy``.
+        low: Heights of one corner of each triangle.
+        high: Those of another, not below ``low``.
+        third: Those of the third, any; with leading axes where triangles share the first two.
 
     Returns:
-        ``(S,)`` means.
+        Means in [-1, 1], in the shape of ``third``.
     """
-    # Where the face does not pass z = ±1, clamp(z) is linear on it, and so is each factor of length · height.
-    first, second = np.clip(heights, -1, 1).sum(axis=0)
-    means: Floats = (length[0] * (2 * first + second) + length[1] * (first + 2 * second)) / 12
-    low, high = heights.min(axis=(0, 1)), heights.max(axis=(0, 1))
-    passing = np.flatnonzero(((low < 1) & (high > 1)) | ((low < -1) & (high > -1)))
-    corners = heights.reshape(4, -1)
-    means[passing] = _mean_by_pieces(
-        np.array([end[passing] for end in length]),
-        np.array([corner[passing] for corner in corners]).reshape(2, 2, -1),
-        slope[passing],
-    )
+    heights = np.empty((3, *third.shape))
+    np.minimum(third, low, out=heights[0])
+    np.maximum(np.minimum(third, high), low, out=heights[1])
+    np.maximum(third, high, out=heights[2])
+    clamped = heights.clip(-1, 1)
+    # Of the lower and the upper part: how high it is, how much of that lies in [-1, 1], and how much outside.
+    spread, part, inside = heights[2] - heights[0], heights[1:] - heights[:-1], clamped[1:] - clamped[:-1]
+    heights -= clamped
+    outside = np.abs(heights[::2])
+    np.minimum(outside, part, out=outside)
+    share = outside + inside
+    share *= outside
+    outside = inside * inside
+    outside *= 1 / 3
+    share += outside
+    part *= spread
+    part += TINY
+    share /= part
+    share *= inside
+    means: Floats = clamped[1]
+    means -= share[0]
+    means += share[1]
     return means
 
 
-def _mean_by_pieces(length: Floats, heights: Floats, slope: Floats) -> Floats:
-    """The same for stretches where the face passes ``z = ±1``: cut into pieces on which each ``clamp(z)`` is linear."""
-    at, rise = heights[:, 0], heights[:, 1] - heights[:, 0]
-    inverse = _inverse(rise)
-    half, centre = np.abs(inverse), -at * inverse
-    enter, leave = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
-    late, early = np.maximum(enter[0], enter[1]), np.minimum(leave[0], leave[1])
-    cuts = np.empty((6, slope.size))
-    cuts[0], cuts[5] = 0, 1
-    np.minimum(enter[0], enter[1], out=cuts[1])
-    np.minimum(late, early, out=cuts[2])
-    np.maximum(late, early, out=cuts[3])
-    np.maximum(leave[0], leave[1], out=cuts[4])
-
-    rows = [np.flatnonzero(row) for row in cuts[1:] > cuts[:-1]]
-    piece = np.concatenate(rows)
-    low = np.concatenate([cuts[k][row] for k, row in enumerate(rows)])
-    width = np.concatenate([cuts[k + 1][row] for k, row in enumerate(rows)]) - low
-    where = low + NODES * width
-    span = length[0][piece] + where * (length[1] - length[0])[piece]
-    z0 = at[0][piece] + where * rise[0][piece]
-    z1 = at[1][piece] + where * rise[1][piece]
-    first, second = _clamp_integral(z0, z1, span, _inverse(slope)[piece])
-    return np.bincount(piece, (first + second) * width, minlength=slope.size) / 4
-
-
-def _clamp_integral(z0: Floats, z1: Floats, span: Floats, inverse_slope: Floats) -> Floats:
-    """Twice ``∫ clamp(z)`` over ``span``, with ``z`` going linearly from ``z0`` to ``z1``; overwrites ``z0``.
-
-    With ``c = clamp(z)`` and ``r = z - c`` at both ends it is ``span (c0 + c1) + (r0 + r1)(c1 - c0) / slope``. This
-    form loses nothing as the slope goes to zero: either both ``r`` do, or ``c1 - c0`` is zero already.
-    """
-    c0, c1 = np.clip(z0, -1, 1), np.clip(z1, -1, 1)
-    clamped = c0 + c1
-    z0 += z1
-    z0 -= clamped
-    c1 -= c0
-    c1 *= inverse_slope
-    c1 *= z0
-    clamped *= span
-    clamped += c1
-    return clamped
+def _modulo(index: Indices, n: int) -> Indices:
+    """``index % n``, several times as fast: numpy divides by one number with multiplications."""
+    rest: Indices = index - index // n * n
+    return rest
 
 
 def _inverse(x: Floats) -> Floats:

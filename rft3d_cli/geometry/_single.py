@@ -1,14 +1,14 @@
 """IoU of one pair of boxes in plain Python.
 
-The same steps and the same formula as the array form in :mod:`rft3d_cli.geometry.iou` and
-:mod:`rft3d_cli.geometry._clamped`: a sum of ``± ∬ clamp(z)`` over one box's faces, with each face clipped as a polygon.
-For a few pairs this is faster than starting a hundred array operations.
+The same steps and the same formulas as the array form in :mod:`rft3d_cli.geometry.iou` and
+:mod:`rft3d_cli.geometry._clamped`: a sum of ``± ∬ clamp(z)`` over one box's faces. Here each face is clipped as a polygon
+and cut into a fan of triangles. For a few pairs this is faster than starting a hundred array operations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 Vector = Sequence[float]
 Point = tuple[float, float, float]
@@ -19,8 +19,8 @@ SMALLEST, LARGEST = 1e-30, 1e30
 FACES = ((4, 5, 6, 7), (3, 2, 1, 0), (1, 2, 6, 5), (4, 7, 3, 0), (3, 7, 6, 2), (1, 5, 4, 0))
 """Corner indices of the six faces, anticlockwise as seen from outside; corners in the order of :func:`_corners`."""
 
-BESIDE_X, BESIDE_Y, BELOW, ABOVE = 1 + 2, 4 + 8, 16, 32
-"""Bits that say where a corner lies outside the cube, low side first."""
+BESIDE_X, BESIDE_Y, BELOW = 1 + 2, 4 + 8, 16
+"""Bits that say where a corner lies outside the cube: on the low or the high side in x and in y, below in z."""
 
 
 def single_iou(box: Vector, other: Vector) -> float:
@@ -40,18 +40,18 @@ def single_iou(box: Vector, other: Vector) -> float:
     if box[6:9] == other[6:9]:
         fraction = _aligned_fraction(offset, half, sizes)
     else:
-        others = _axes(*other[6:9])
-        rows = [[p * u + q * v + r * w for u, v, w in others] for p, q, r in axes]
-        columns = list(zip(*rows, strict=True))
-        x, y, z = offset
-        if _apart(offset, half, rows, sizes) or _apart(
-            [p * x + q * y + r * z for p, q, r in columns], sizes, columns, half
-        ):
+        (ux, uy, uz), (vx, vy, vz), (wx, wy, wz) = _axes(*other[6:9])
+        rows = [
+            (p * ux + q * uy + r * uz, p * vx + q * vy + r * vz, p * wx + q * wy + r * wz) for p, q, r in axes
+        ]
+        if _apart(offset, half, rows, sizes):
             return 0.0
-        u, v, w = sizes
         fraction = shared_fraction(
             [t / h for t, h in zip(offset, half, strict=True)],
-            [(p * u / h, q * v / h, r * w / h) for (p, q, r), h in zip(rows, half, strict=True)],
+            [
+                (p * sizes[0] / h, q * sizes[1] / h, r * sizes[2] / h)
+                for (p, q, r), h in zip(rows, half, strict=True)
+            ],
         )
     ratio = (sizes[0] * sizes[1] * sizes[2]) / (half[0] * half[1] * half[2])
     fraction = min(max(fraction, 0.0), ratio, 1.0)
@@ -75,16 +75,15 @@ def shared_fraction(offset: Vector, edges: Sequence[Vector]) -> float:
     codes = [
         (1 if x < -1.0 else 2 if x > 1.0 else 0)
         + (4 if y < -1.0 else 8 if y > 1.0 else 0)
-        + (16 if z < -1.0 else 32 if z > 1.0 else 0)
+        + (BELOW if z < -1.0 else 0)
         for x, y, z in corners
     ]
     doubled = 0.0
     for i, j, k, m in FACES:
-        everywhere = codes[i] & codes[j] & codes[k] & codes[m]
         # clamp(z) + 1 integrates to the same sum over a closed surface, and is zero on faces below the cube.
-        if not everywhere & (BESIDE_X | BESIDE_Y | BELOW):
+        if not codes[i] & codes[j] & codes[k] & codes[m]:
             somewhere = codes[i] | codes[j] | codes[k] | codes[m]
-            doubled += _face([corners[i], corners[j], corners[k], corners[m]], everywhere, somewhere)
+            doubled += _face([corners[i], corners[j], corners[k], corners[m]], somewhere)
     return doubled / 16
 
 
@@ -116,11 +115,14 @@ def _aligned_fraction(offset: Vector, half: Vector, sizes: Vector) -> float:
     return fraction
 
 
-def _apart(offset: Vector, half: Vector, rows: Iterable[Vector], other: Vector) -> bool:
-    """Whether one of a box's three axes separates it from another box."""
-    u, v, w = other
-    for t, h, (p, q, r) in zip(offset, half, rows, strict=True):
-        if abs(t) >= h + abs(p) * u + abs(q) * v + abs(r) * w:
+def _apart(offset: Vector, half: Vector, rows: Sequence[Vector], other: Vector) -> bool:
+    """Whether one of the six face normals separates two boxes; ``rows`` turn the other's axes into the first's."""
+    (x, y, z), (h, k, m), (u, v, w) = offset, half, other
+    for t, s, (p, q, r) in zip(offset, half, rows, strict=True):
+        if abs(t) >= s + abs(p) * u + abs(q) * v + abs(r) * w:
+            return True
+    for s, p, q, r in zip(other, *rows, strict=True):
+        if abs(p * x + q * y + r * z) >= s + abs(p) * h + abs(q) * k + abs(r) * m:
             return True
     return False
 
@@ -140,28 +142,55 @@ def _corners(offset: Vector, edges: Sequence[Vector]) -> list[Point]:
     ]
 
 
-def _face(points: list[Point], everywhere: int, somewhere: int) -> float:
+def _face(points: list[Point], somewhere: int) -> float:
     """Twice ``∬ clamp(z) + 1`` over the part of one face above or below the square, signed by its orientation."""
     points = _slab(points) if somewhere & BESIDE_X else [(y, z, x) for x, y, z in points]
-    points = _slab(points) if somewhere & BESIDE_Y else [(z, x, y) for y, z, x in points]
-    if len(points) < 3:
+    if not points:
         return 0.0
-    if everywhere & ABOVE:
-        return 2 * _area(points)
-    if not somewhere & (BELOW | ABOVE):
-        return _mean_height([(x, y, z) for z, x, y in points])
-    total = 2 * _area(_beyond(points)) if somewhere & ABOVE else 0.0
-    return total + _mean_height(_slab(points))
+    points = _slab(points) if somewhere & BESIDE_Y else [(z, x, y) for y, z, x in points]
+    total = 0.0
+    if len(points) > 2:
+        (z0, x0, y0), (z1, x1, y1) = points[:2]
+        x1, y1 = x1 - x0, y1 - y0
+        for z, x, y in points[2:]:
+            x, y = x - x0, y - y0
+            total += (x1 * y - x * y1) * (1.0 + _mean_clamp(z0, z1, z))
+            z1, x1, y1 = z, x, y
+    return total
+
+
+def _mean_clamp(low: float, middle: float, high: float) -> float:
+    """The mean of ``clamp(z)`` over a triangle with corners at three heights, in any order.
+
+    The formula of :func:`rft3d_cli.geometry._clamped._mean_clamps`, less what is zero.
+    """
+    if low > middle:
+        low, middle = middle, low
+    if high < low:
+        low, middle, high = high, low, middle
+    elif high < middle:
+        middle, high = high, middle
+    if low >= -1.0 and high <= 1.0:
+        return (low + middle + high) / 3.0
+    if low >= 1.0:
+        return 1.0
+    if high <= -1.0:
+        return -1.0
+    mean = clamped = -1.0 if middle < -1.0 else 1.0 if middle > 1.0 else middle
+    if clamped > -1.0 and middle > low:
+        outside = -1.0 - low if low < -1.0 else 0.0
+        inside = clamped + 1.0 if low < -1.0 else clamped - low
+        mean -= (outside * (outside + inside) + inside * inside / 3.0) / ((high - low) * (middle - low)) * inside
+    if clamped < 1.0 and high > middle:
+        outside = high - 1.0 if high > 1.0 else 0.0
+        inside = 1.0 - clamped if high > 1.0 else high - clamped
+        mean += (outside * (outside + inside) + inside * inside / 3.0) / ((high - low) * (high - middle)) * inside
+    return mean
 
 
 def _slab(points: list[Point]) -> list[Point]:
-    """A polygon clipped to first coordinates in [-1, 1], with that coordinate moved to the back.
-
-    Three calls clip all three coordinates and restore their order.
-    """
+    """A polygon clipped to first coordinates in [-1, 1], with that coordinate moved to the back."""
     out: list[Point] = []
-    if not points:
-        return out
     u, v, w = points[-1]
     for x, y, z in points:
         # Each side of the polygon adds where it enters the slab, then where it leaves it or its own end.
@@ -183,43 +212,3 @@ def _slab(points: list[Point]) -> list[Point]:
             out.append((v + t * (y - v), w + t * (z - w), -1.0))
         u, v, w = x, y, z
     return out
-
-
-def _beyond(points: list[Point]) -> list[Point]:
-    """The part of a polygon with first coordinates above 1, moved onto 1."""
-    out: list[Point] = []
-    u, v, w = points[-1]
-    for x, y, z in points:
-        if (x > 1.0) != (u > 1.0):
-            t = (1.0 - u) / (x - u)
-            out.append((1.0, v + t * (y - v), w + t * (z - w)))
-        if x > 1.0:
-            out.append((1.0, y, z))
-        u, v, w = x, y, z
-    return out
-
-
-def _area(points: list[Point]) -> float:
-    """Twice the signed area of a polygon in its second and third coordinates."""
-    total = 0.0
-    if len(points) > 2:
-        (_, x0, y0), (_, x1, y1) = points[:2]
-        x1, y1 = x1 - x0, y1 - y0
-        for _, x, y in points[2:]:
-            x, y = x - x0, y - y0
-            total += x1 * y - x * y1
-            x1, y1 = x, y
-    return total
-
-
-def _mean_height(points: list[Point]) -> float:
-    """Twice the signed integral of ``z + 1`` over a flat polygon's projection to ``xy``."""
-    total = 0.0
-    if len(points) > 2:
-        (x0, y0, z0), (x1, y1, z1) = points[:2]
-        x1, y1 = x1 - x0, y1 - y0
-        for x, y, z in points[2:]:
-            x, y = x - x0, y - y0
-            total += (x1 * y - x * y1) * (z0 + z1 + z + 3.0)
-            x1, y1, z1 = x, y, z
-    return total / 3

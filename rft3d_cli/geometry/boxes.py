@@ -45,17 +45,25 @@ def rotation_from_angles(angles: ArrayLike) -> Floats:
            [ 0.,  0.,  1.]])
     """
     angles = np.asarray(angles, dtype=np.float64)
-    (sa, sb, sc), (ca, cb, cc) = np.moveaxis(np.sin(angles), -1, 0), np.moveaxis(np.cos(angles), -1, 0)
-    out = np.empty((*angles.shape[:-1], 3, 3))
-    out[..., 0, 0] = ca * cc - sa * sb * sc
-    out[..., 0, 1] = -sa * cb
-    out[..., 0, 2] = ca * sc + sa * sb * cc
-    out[..., 1, 0] = sa * cc + ca * sb * sc
-    out[..., 1, 1] = ca * cb
-    out[..., 1, 2] = sa * sc - ca * sb * cc
-    out[..., 2, 0] = -cb * sc
-    out[..., 2, 1] = sb
-    out[..., 2, 2] = cb * cc
+    return np.ascontiguousarray(np.moveaxis(rotation_rows(np.moveaxis(angles, -1, 0)), (0, 1), (-2, -1)))
+
+
+def rotation_rows(angles: Floats, out: Floats | None = None) -> Floats:
+    """:func:`rotation_from_angles` for many boxes whose index is last, which keeps array operations contiguous.
+
+    Args:
+        angles: ``(3, ...)`` radians.
+        out: Where to write, if given.
+
+    Returns:
+        ``(3, 3, ...)``: rows, then columns.
+    """
+    (sa, sb, sc), (ca, cb, cc) = np.sin(angles), np.cos(angles)
+    ca_sb, sa_sb = ca * sb, sa * sb
+    out = np.empty((3, *angles.shape)) if out is None else out
+    out[0, 0], out[0, 1], out[0, 2] = ca * cc - sa_sb * sc, -sa * cb, ca * sc + sa_sb * cc
+    out[1, 0], out[1, 1], out[1, 2] = sa * cc + ca_sb * sc, ca * cb, sa * sc - ca_sb * cc
+    out[2, 0], out[2, 1], out[2, 2] = -cb * sc, sb, cb * cc
     return out
 
 

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rft3d_cli.geometry._clamped import Indices, shared_fractions
 from rft3d_cli.geometry._single import LARGEST, SMALLEST, shared_fraction, single_iou
-from rft3d_cli.geometry.boxes import Floats, rotation_from_angles
+from rft3d_cli.geometry.boxes import Floats, rotation_rows
 
 FEW = 8
 """Below this many pairs plain Python is faster than arrays."""
@@ -51,17 +51,14 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> Floats:
         for row, box in enumerate(first.tolist()):
             out[row] = [single_iou(box, other) for other in others]
         return out
-    rows, columns = np.flatnonzero(usable(first)), np.flatnonzero(usable(second))
-    if not len(rows) or not len(columns):
-        return out
-    boxes, n = _Boxes.of(np.concatenate([first[rows], second[columns]])), len(rows)
-    block = max(1, 2**16 // len(columns))
+    boxes, n, flat = _Boxes.of(first, second), len(first), out.ravel()
+    block = max(1, 2**16 // len(second))
     for start in range(0, n, block):
         part = slice(start, min(start + block, n))
         shift = boxes.centre[:, part, None] - boxes.centre[:, None, n:]
-        near = _squared_length(shift) < (boxes.radius[part, None] + boxes.radius[n:]) ** 2
-        i, j = np.divmod(np.flatnonzero(near), len(columns))
-        out[rows[start + i], columns[j]] = _near_iou(boxes, start + i, n + j)
+        near = np.flatnonzero(_squared_length(shift) < (boxes.radius[part, None] + boxes.radius[n:]) ** 2)
+        i = near // len(second)
+        flat[start * len(second) + near] = _near_iou(boxes, start + i, n + near - i * len(second))
     return out
 
 
@@ -87,30 +84,41 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     if len(first) < FEW:
         pairs = zip(first.tolist(), second.tolist(), strict=True)
         return np.array([single_iou(box, other) for box, other in pairs], dtype=np.float64)
-    out = np.zeros(len(first))
-    rows = np.flatnonzero(usable(first) & usable(second))
-    boxes, n = _Boxes.of(np.concatenate([first[rows], second[rows]])), len(rows)
+    boxes, n, out = _Boxes.of(first, second), len(first), np.zeros(len(first))
     shift = boxes.centre[:, :n] - boxes.centre[:, n:]
     near = np.flatnonzero(_squared_length(shift) < (boxes.radius[:n] + boxes.radius[n:]) ** 2)
-    out[rows[near]] = _near_iou(boxes, near, n + near)
+    out[near] = _near_iou(boxes, near, n + near)
     return out
 
 
 class _Boxes(NamedTuple):
-    """Boxes with the box index last, which keeps array operations contiguous."""
+    """Boxes with all that is needed of each, computed once.
+
+    Args:
+        centre: ``(3, N)``.
+        radius: ``(N,)`` of the bounding sphere; NaN for boxes without a volume, which are then near nothing.
+        volume: ``(N,)``.
+        table: ``(18, N)`` centre, half sizes, angles and rotation matrix, row by row.
+    """
 
     centre: Floats
-    half: Floats
-    angles: Floats
-    rotation: Floats
     radius: Floats
     volume: Floats
+    table: Floats
 
     @classmethod
-    def of(cls, boxes: Floats) -> _Boxes:
-        centre, size, angles = np.ascontiguousarray(boxes.T).reshape(3, 3, -1)
-        rotation = np.ascontiguousarray(np.moveaxis(rotation_from_angles(boxes[:, 6:9]), 0, -1))
-        return cls(centre, size / 2, angles, rotation, np.sqrt(_squared_length(size / 2)), size.prod(axis=0))
+    def of(cls, first: Floats, second: Floats) -> _Boxes:
+        """The boxes of two sets ``(N, 9)`` and ``(M, 9)``, one after the other."""
+        n = len(first)
+        table = np.empty((18, n + len(second)))
+        boxes, half = table[:9], table[3:6]
+        boxes[:, :n], boxes[:, n:] = first.T, second.T
+        good = _usable(boxes)
+        if not good.all():
+            boxes[:, ~good] = np.nan
+        half /= 2
+        rotation_rows(table[6:9], out=table[9:].reshape(3, 3, -1))
+        return cls(table[:3], np.sqrt(_squared_length(half)), half[0] * half[1] * half[2], table)
 
 
 def _near_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
@@ -129,19 +137,21 @@ def _near_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
 def _chunk_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
     """The same for few enough pairs to stay in cache."""
     # Brackets would put the pairs first in memory; take keeps them last, and everything below runs along them.
-    half, other = boxes.half.take(i, axis=1), boxes.half.take(j, axis=1)
-    axes, others = boxes.rotation.take(i, axis=2), boxes.rotation.take(j, axis=2)
+    box, partner = boxes.table.take(i, axis=1, mode="clip"), boxes.table.take(j, axis=1, mode="clip")
+    half, other = box[3:6], partner[3:6]
+    axes, others = box[9:].reshape(3, 3, -1), partner[9:].reshape(3, 3, -1)
     # In the frame of box i; relative[r, k] is component r of box j's axis k.
-    relative = np.einsum("krn,kcn->rcn", axes, others)
-    offset = np.einsum("krn,kn->rn", axes, boxes.centre.take(j, axis=1) - boxes.centre.take(i, axis=1))
+    relative = _transposed_product(axes, others)
+    offset = _transposed_times(axes, partner[:3] - box[:3])
     cosines = np.abs(relative)
-    apart = (np.abs(offset) >= half + np.einsum("rcn,cn->rn", cosines, other)).any(axis=0)
-    along = np.abs(np.einsum("rcn,rn->cn", relative, offset))
-    apart |= (along >= other + np.einsum("rcn,rn->cn", cosines, half)).any(axis=0)
-    parallel = (boxes.angles.take(i, axis=1) == boxes.angles.take(j, axis=1)).all(axis=0)
+    gaps = np.empty((6, len(i)))
+    gaps[:3] = np.abs(offset) - half - _transposed_times(cosines.swapaxes(0, 1), other)
+    gaps[3:] = np.abs(_transposed_times(relative, offset)) - other - _transposed_times(cosines, half)
+    meet = (gaps < 0).all(axis=0)
+    parallel = (box[6:9] == partner[6:9]).all(axis=0)
 
     fraction = np.zeros(len(i))
-    same, oblique = np.flatnonzero(~apart & parallel), np.flatnonzero(~apart & ~parallel)
+    same, oblique = np.flatnonzero(meet & parallel), np.flatnonzero(meet & ~parallel)
     if len(same):
         t, h, s = offset[:, same], half[:, same], other[:, same]
         overlap = np.minimum(h, t + s) - np.maximum(-h, t - s)
@@ -154,9 +164,19 @@ def _chunk_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
             fraction[oblique] = [shared_fraction(*case) for case in cases]
         else:
             fraction[oblique] = shared_fractions(centre, edges, relative * h[:, None])
-    fraction = np.clip(fraction, 0, 1)
+    fraction = fraction.clip(0, 1)
     iou: Floats = fraction / (1 + boxes.volume[j] / boxes.volume[i] - fraction)
     return iou
+
+
+def _transposed_product(a: Floats, b: Floats) -> Floats:
+    """``aᵀ · b`` of matrices ``(3, 3, n)``."""
+    return a[0][:, None] * b[0] + a[1][:, None] * b[1] + a[2][:, None] * b[2]
+
+
+def _transposed_times(matrix: Floats, vector: Floats) -> Floats:
+    """``matrixᵀ · vector`` of matrices ``(3, 3, n)`` and vectors ``(3, n)``."""
+    return matrix[0] * vector[0] + matrix[1] * vector[1] + matrix[2] * vector[2]
 
 
 def _squared_length(vectors: Floats) -> Floats:
@@ -180,12 +200,14 @@ def checked(boxes: ArrayLike) -> Floats:
 
 
 def usable(boxes: Floats) -> NDArray[np.bool_]:
-    """Which of the boxes ``(N, 9)`` have finite numbers and a volume that floats can hold; the others have IoU 0.
+    """Which of the boxes ``(N, 9)`` have finite numbers and a volume that floats can hold; the others have IoU 0."""
+    return _usable(np.ascontiguousarray(boxes.T))
 
-    The same as ``_single._usable`` for one box.
-    """
-    centre, sizes, angles = np.ascontiguousarray(boxes.T).reshape(3, 3, -1)
-    good = (sizes >= SMALLEST) & (sizes <= LARGEST) & (np.abs(centre) <= LARGEST) & np.isfinite(angles)
+
+def _usable(boxes: Floats) -> NDArray[np.bool_]:
+    """The same for boxes ``(9, N)``, and the same as ``_single._usable`` for one box."""
+    sizes, centre = boxes[3:6], boxes[:3]
+    good = (sizes >= SMALLEST) & (sizes <= LARGEST) & (np.abs(centre) <= LARGEST) & np.isfinite(boxes[6:])
     return np.asarray(good.all(axis=0))
 
 
