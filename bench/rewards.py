@@ -3,6 +3,7 @@
 A rollout is 8 prompts × 8 completions, as written by a model: text. Reward time is everything from the text to the
 totals of ``format``, ``det_iou``, ``det_f1`` and ``det_soft_f1``. Beside it, in turn in the same process:
 
+    box_iou   the overlap of all those pairs alone, whatever the labels, one call a completion,
     SciPy     half-space intersection and convex hull for the pairs whose bounding spheres meet, on a sample of the
               pairs of another such rollout,
     shapely   polygons on the floor times heights, for the same boxes without tilt (where it is installed), and
@@ -51,9 +52,9 @@ def measure(quick: bool) -> dict[str, Any]:
     step = Step()
 
     def reward(number: int) -> None:
-        for record, texts in rollouts[number]:
-            for text in texts:
-                rewards.total(rewards.score(text, record))
+        answers = [(text, record) for record, texts in rollouts[number] for text in texts]
+        for scores in rewards.score_all(answers):
+            rewards.total(scores)
 
     def overlap(_: int) -> None:
         for a, b in matrices:
@@ -61,7 +62,7 @@ def measure(quick: bool) -> dict[str, Any]:
 
     cases: dict[str, Callable[[int], object]] = {
         "rewards": reward,
-        "of which overlap": overlap,
+        "box_iou": overlap,
         "scipy": lambda _: [scipy_iou(a, b) for a, b in some],
         "step": lambda _: step(),
     }
@@ -72,7 +73,7 @@ def measure(quick: bool) -> dict[str, Any]:
     completions = PROMPTS * GROUP
     per_pair = {
         "rewards": seconds["rewards"] / len(pairs),
-        "of which overlap": seconds["of which overlap"] / len(pairs),
+        "box_iou": seconds["box_iou"] / len(pairs),
         **{name: seconds[name] / sample for name in ("scipy", "shapely") if name in seconds},
     }
     rows = [{"case": name, "us_per_pair": 1e6 * value, "ms_per_rollout": 1e3 * value * len(pairs)}

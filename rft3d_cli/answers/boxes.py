@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rft3d_cli.answers.scan import MAX_NUMBER, Flaw, Found, Region, answer_region, is_number, scan_objects
+from rft3d_cli.answers.scan import MAX_NUMBER, Flaw, Found, Region, answer_region, is_number, scan_objects, strict_json
 from rft3d_cli.geometry.boxes import Boxes3D
 
 _CACHED = 1024
@@ -20,6 +21,7 @@ _SNIPPET = 120
 _MAX_LABEL = 100
 _BOX_KEYS = frozenset({"label", "bbox_3d"})
 _GROUNDING_KEYS = frozenset({"frame", "bbox_3d"})
+_PLAIN_LIST = re.compile(r"\s*+(?:```(?:json)?+)?+\s*+(\[[^\\`]*\])\s*+(?:```)?+\s*+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,15 @@ def read_boxes(text: str) -> BoxesAnswer:
 
 @lru_cache(maxsize=_CACHED)
 def _boxes(region: Region) -> BoxesAnswer:
+    if not region.truncated and (plain := _plain_boxes(region.text)) is not None:
+        return plain
     scan = scan_objects(region.text, _BOX_KEYS)
     labels: list[str] = []
     boxes: list[list[float]] = []
     dropped: list[Dropped] = []
     for found in scan.objects:
         label = _label(found.data.get("label"))
-        problem = found.flaw or _label_problem(found.data) or box_problem(found.data.get("bbox_3d"))
+        problem = found.flaw or _label_problem(found.data, label) or box_problem(found.data.get("bbox_3d"))
         if problem is None and label is not None:
             labels.append(label)
             boxes.append(found.data["bbox_3d"])
@@ -115,6 +119,27 @@ def _boxes(region: Region) -> BoxesAnswer:
     found_any = scan.empty_list or bool(scan.objects)
     why = "" if found_any else region.why or "no list of boxes"
     return BoxesAnswer(Boxes3D(boxes, labels), found_any, tuple(dropped), region.truncated or scan.truncated, why)
+
+
+def _plain_boxes(text: str) -> BoxesAnswer | None:
+    """The usual answer, in a third of the time: one JSON list of nothing but usable boxes, perhaps in a fence.
+
+    None for everything else: the scanner reads these texts too, and says the same of them.
+    """
+    match = _PLAIN_LIST.fullmatch(text)
+    items = strict_json(match.group(1)) if match else None
+    if not isinstance(items, list):
+        return None
+    labels, boxes = [], []
+    for item in items:
+        if not (isinstance(item, dict) and item.keys() == _BOX_KEYS):
+            return None
+        label, box = _label(item["label"]), item["bbox_3d"]
+        if label is None or box_problem(box) is not None:
+            return None
+        labels.append(label)
+        boxes.append(box)
+    return BoxesAnswer(Boxes3D(boxes, labels), True)
 
 
 def read_grounding(text: str) -> GroundingAnswer:
@@ -187,10 +212,10 @@ def _label(value: Any) -> str | None:
     return name if name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name) else None
 
 
-def _label_problem(data: dict[str, Any]) -> str | None:
+def _label_problem(data: dict[str, Any], label: str | None) -> str | None:
     if "label" not in data:
         return "no label"
-    return None if _label(data["label"]) is not None else "label is not a name"
+    return None if label is not None else "label is not a name"
 
 
 def _snippet(text: str, found: Found) -> str:

@@ -218,18 +218,26 @@ _FLAT = re.compile(r"\{[^{}\\\n]++\}")
 _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
 
 
+def strict_json(text: str) -> Any:
+    """A text that is exactly one JSON value, all numbers floats; None for any other text, and for ``null``.
+
+    >>> strict_json('{"frame": 3}'), strict_json("[NaN]")
+    ({'frame': 3.0}, None)
+    """
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _flat_object(text: str, start: int) -> tuple[int, dict[str, Any]] | None:
     """The well-formed case, in C: an object on one line without another inside. None leaves it to the scanner.
 
     An attempt reads no further than the next brace, so all attempts together read the text once.
     """
     match = _FLAT.match(text, start)
-    if match is None:
-        return None
-    try:
-        return match.end(), _DECODER.decode(match.group())
-    except (ValueError, RecursionError):
-        return None
+    data = strict_json(match.group()) if match else None
+    return None if match is None or data is None else (match.end(), data)
 
 
 def _close(out: Scan, stack: list[_Frame], end: int, is_object: bool, wanted: frozenset[str]) -> None:

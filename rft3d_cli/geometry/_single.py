@@ -1,8 +1,8 @@
 """IoU of one pair of boxes in plain Python.
 
 The same steps and the same formulas as the array form in :mod:`rft3d_cli.geometry.iou` and
-:mod:`rft3d_cli.geometry._clamped`: a sum of ``± ∬ clamp(z)`` over one box's faces. Here each face is clipped as a polygon
-and cut into a fan of triangles. For a few pairs this is faster than starting a hundred array operations.
+:mod:`rft3d_cli.geometry._clamped`: a sum of ``± ∬ clamp(z)`` over one box's faces. Here each face is clipped as a
+polygon and cut into a fan of triangles. For a few pairs this is faster than starting a hundred array operations.
 """
 
 from __future__ import annotations
@@ -41,17 +41,12 @@ def single_iou(box: Vector, other: Vector) -> float:
         fraction = _aligned_fraction(offset, half, sizes)
     else:
         (ux, uy, uz), (vx, vy, vz), (wx, wy, wz) = _axes(*other[6:9])
-        rows = [
-            (p * ux + q * uy + r * uz, p * vx + q * vy + r * vz, p * wx + q * wy + r * wz) for p, q, r in axes
-        ]
+        rows = [(p * ux + q * uy + r * uz, p * vx + q * vy + r * vz, p * wx + q * wy + r * wz) for p, q, r in axes]
         if _apart(offset, half, rows, sizes):
             return 0.0
         fraction = shared_fraction(
             [t / h for t, h in zip(offset, half, strict=True)],
-            [
-                (p * sizes[0] / h, q * sizes[1] / h, r * sizes[2] / h)
-                for (p, q, r), h in zip(rows, half, strict=True)
-            ],
+            [(p * sizes[0] / h, q * sizes[1] / h, r * sizes[2] / h) for (p, q, r), h in zip(rows, half, strict=True)],
         )
     ratio = (sizes[0] * sizes[1] * sizes[2]) / (half[0] * half[1] * half[2])
     fraction = min(max(fraction, 0.0), ratio, 1.0)
@@ -73,9 +68,7 @@ def shared_fraction(offset: Vector, edges: Sequence[Vector]) -> float:
     """
     corners = _corners(offset, edges)
     codes = [
-        (1 if x < -1.0 else 2 if x > 1.0 else 0)
-        + (4 if y < -1.0 else 8 if y > 1.0 else 0)
-        + (BELOW if z < -1.0 else 0)
+        (1 if x < -1.0 else 2 if x > 1.0 else 0) + (4 if y < -1.0 else 8 if y > 1.0 else 0) + (BELOW if z < -1.0 else 0)
         for x, y, z in corners
     ]
     doubled = 0.0

@@ -171,12 +171,14 @@ def _chunk_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
 
 def _transposed_product(a: Floats, b: Floats) -> Floats:
     """``aᵀ · b`` of matrices ``(3, 3, n)``."""
-    return a[0][:, None] * b[0] + a[1][:, None] * b[1] + a[2][:, None] * b[2]
+    product: Floats = a[0][:, None] * b[0] + a[1][:, None] * b[1] + a[2][:, None] * b[2]
+    return product
 
 
 def _transposed_times(matrix: Floats, vector: Floats) -> Floats:
     """``matrixᵀ · vector`` of matrices ``(3, 3, n)`` and vectors ``(3, n)``."""
-    return matrix[0] * vector[0] + matrix[1] * vector[1] + matrix[2] * vector[2]
+    product: Floats = matrix[0] * vector[0] + matrix[1] * vector[1] + matrix[2] * vector[2]
+    return product
 
 
 def _squared_length(vectors: Floats) -> Floats:

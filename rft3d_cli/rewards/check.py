@@ -132,10 +132,11 @@ def check(
     for index, record in enumerate(records):
         rng = np.random.default_rng([seed, index])
         applied = False
-        for variant, text in variants(record, rng) if index in worse else variants_of_target(record):
-            # What is taught stays as it is: a warm-up that teaches another form than rewards ask for must show.
-            said = text if variant == TAUGHT else in_style(text, record, style)
-            for name, score in rewards.score(said, record).items():
+        answers = list(variants(record, rng) if index in worse else variants_of_target(record))
+        # What is taught stays as it is: a warm-up that teaches another form than rewards ask for must show.
+        said = [(text if variant == TAUGHT else in_style(text, record, style), record) for variant, text in answers]
+        for (variant, _), scores in zip(answers, rewards.score_all(said), strict=True):
+            for name, score in scores.items():
                 applied = True
                 values.setdefault((record.task, variant, name), []).append(score.value)
                 if variant == TARGET and judged(rewards, name) and score.value != 1:

@@ -9,7 +9,7 @@ import inspect
 import math
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,12 @@ BUILT_IN = ("detection", "format", "grounding", "reasoning")
 """The modules of this package that register rewards; imported when the first name is looked up."""
 
 REWARD_TASKS = ("all", "detection", "grounding", "choice", "number")
+
+TOGETHER = 64
+"""Answers whose common work is done at once: enough for large calls, few enough to be remembered."""
+
+Answers = Sequence[tuple[str, Record]]
+"""Completions, each beside its record."""
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,6 +57,8 @@ class Reward:
         function: ``f(text, record, **options) -> Score | float | None``.
         path: The user's file, for a reward that is not built in.
         sha256: Of that file, as it was run.
+        prepare: Called with many answers before each of them is scored, to do at once what costs less so, and to
+            remember it. It changes no score.
     """
 
     name: str
@@ -58,6 +66,7 @@ class Reward:
     function: Callable[..., Any]
     path: Path | None = None
     sha256: str | None = None
+    prepare: Callable[[Answers], None] | None = None
 
     @property
     def summary(self) -> str:
@@ -102,12 +111,15 @@ class Reward:
 _registered: dict[str, Reward] = {}
 
 
-def reward(name: str, task: str = "all") -> Callable[[Function], Function]:
+def reward(
+    name: str, task: str = "all", *, prepare: Callable[[Answers], None] | None = None
+) -> Callable[[Function], Function]:
     """Register the decorated function as a reward.
 
     Args:
         name: How recipes name it.
         task: The task whose records it scores, or ``all``; it returns None for the others itself.
+        prepare: See :class:`Reward`.
 
     Raises:
         ValueError: On an unknown task or a name that is taken.
@@ -119,7 +131,7 @@ def reward(name: str, task: str = "all") -> Callable[[Function], Function]:
         known = _registered.get(name)
         if known is not None and known.function.__module__ != function.__module__:
             raise ValueError(f"reward {name!r} is already defined in {known.function.__module__}")
-        _registered[name] = Reward(name, task, function)
+        _registered[name] = Reward(name, task, function, prepare=prepare)
         return function
 
     return register
@@ -249,12 +261,34 @@ class RewardSet:
                 out[name] = score
         return out
 
+    def score_all(self, answers: Answers) -> Iterator[dict[str, Score]]:
+        """Score many completions, as :meth:`score` would each by itself, and several times as fast.
+
+        Args:
+            answers: Texts beside their records.
+
+        Yields:
+            The scores of one answer after another.
+        """
+        for text, record in _prepared(self.rewards.values(), answers):
+            yield self.score(text, record)
+
     def total(self, scores: Mapping[str, Score]) -> float:
         """The weighted sum of scores; see ``format`` for the two ways in which the format reward counts."""
         if self.format == "add":
             return sum(self.weights.get(name, 0.0) * score.value for name, score in scores.items())
         rest = sum(self.weights[name] * score.value for name, score in scores.items() if name != "format")
         return rest * scores["format"].value if "format" in scores else rest
+
+
+def _prepared(rewards: Iterable[Reward], answers: Answers) -> Iterator[tuple[str, Record]]:
+    """The answers, one after another, with what they share already done."""
+    shared = [item for item in dict.fromkeys(one.prepare for one in rewards) if item is not None]
+    for start in range(0, len(answers), TOGETHER):
+        block = answers[start : start + TOGETHER]
+        for prepare in shared:
+            prepare(block)
+        yield from block
 
 
 def _own_options(item: Reward, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,10 +337,9 @@ def as_trl(name: str | Reward, **options: Any) -> Callable[..., list[float | Non
                 f"reward {item.name} needs a column `record` with one record a completion",
                 "add the records' JSON lines to the data set as a column named record",
             )
-        scores = [
-            item(completion_text(completion), _as_record(one), **options)
-            for completion, one in zip(completions, record, strict=True)
-        ]
+        texts = (completion_text(completion) for completion in completions)
+        answers = [(text, _as_record(one)) for text, one in zip(texts, record, strict=True)]
+        scores = [item(*answer, **options) for answer in _prepared([item], answers)]
         log_metric = columns.get("log_metric")
         if callable(log_metric):
             for part, mean in _part_means(scores).items():

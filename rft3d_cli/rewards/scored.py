@@ -34,8 +34,8 @@ def score_predictions(
     rows: list[dict[str, Any]] = []
     values: dict[str, list[float]] = {name: [] for name in rewards.rewards}
     totals: list[float] = []
-    for record in records:
-        scores = rewards.score(predictions.get(record.id, ""), record)
+    answers = [(predictions.get(record.id, ""), record) for record in records]
+    for record, scores in zip(records, rewards.score_all(answers), strict=True):
         for name, score in scores.items():
             values[name].append(score.value)
         total = rewards.total(scores) if scores and weighted else None

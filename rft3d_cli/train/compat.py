@@ -23,7 +23,6 @@ from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from rft3d_cli.models.loader import no_progress
-from rft3d_cli.records import Record
 from rft3d_cli.rewards.registry import RewardSet, completion_text
 from rft3d_cli.train.advantages import group_advantages, token_weights
 from rft3d_cli.train.data import Examples
@@ -206,8 +205,8 @@ class PolicyTrainer(_Ours, GRPOTrainer):
     ) -> Tensor:
         """Score completions by the reward set; parts go to the log, totals to the advantages.
 
-        One pass a completion instead of one a reward function: parsing is shared, and ``gate`` needs all scores of a
-        completion at once.
+        One pass over the completions instead of one a reward function: reading and overlaps are shared, and ``gate``
+        needs all scores of a completion at once.
         """
         mode = "train" if self.model.training else "eval"
         device = self.accelerator.device
@@ -215,16 +214,18 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         matrix = torch.full((len(inputs), len(names)), torch.nan, device=device)
         totals = torch.full((len(inputs),), torch.nan, device=device)
         parts: dict[str, list[float]] = {}
-        for row, (source, completion) in enumerate(zip(inputs, completions, strict=True)):
-            record: Record = self.examples[source["row"]].record
-            scores = self.reward_set.score(completion_text(completion), record)
+        answers = [
+            (completion_text(completion), self.examples[source["row"]].record)
+            for source, completion in zip(inputs, completions, strict=True)
+        ]
+        for row, scores in enumerate(self.reward_set.score_all(answers)):
             for name, score in scores.items():
                 matrix[row, names.index(name)] = score.value
                 for part, value in score.parts.items():
                     parts.setdefault(f"parts/{name}/{part}", []).append(value)
             if scores:
                 totals[row] = self.reward_set.total(scores)
-                parts.setdefault(f"reward/{record.task}", []).append(self.reward_set.total(scores))
+                parts.setdefault(f"reward/{answers[row][1].task}", []).append(self.reward_set.total(scores))
         for name, values in parts.items():
             self._metrics[mode][name].append(sum(values) / len(values))
         self._totals = gather(totals)

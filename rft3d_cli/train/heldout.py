@@ -65,7 +65,10 @@ class HeldOut:
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         metrics = summarise([record for record, _ in answered], own)
         if self.rewards is not None:
-            totals = [self.rewards.total(self.rewards.score(text, record)) for record, text in answered]
+            totals = [
+                self.rewards.total(scores)
+                for scores in self.rewards.score_all([(text, record) for record, text in answered])
+            ]
             metrics["reward"] = sum(totals) / len(totals)
         return metrics
 

@@ -183,9 +183,14 @@ def _rewards(config: Config, files: Sequence[RecordFile], report: Report) -> Non
     try:
         style = rewards.option("format", "answer_style")
         targets = [(in_style(exact_answer(record), record, style), record) for record in sample]
-        exact = [rewards.total(rewards.score(text, record)) for text, record in targets]
-        taught = [rewards.total(rewards.score(target_answer(record), record)) for record in sample]
-        empty = [rewards.total(rewards.score("", record)) for record in sample]
+        exact, taught, empty = (
+            [rewards.total(scores) for scores in rewards.score_all(answers)]
+            for answers in (
+                targets,
+                [(target_answer(record), record) for record in sample],
+                [("", record) for record in sample],
+            )
+        )
     except Rft3dError as error:
         report.problems.append(error)
         return

@@ -19,6 +19,7 @@ from rft3d_cli.answers import (
     read_grounding,
     read_number,
 )
+from rft3d_cli.answers.boxes import _boxes, _plain_boxes
 from rft3d_cli.answers.literal import read_literal
 from rft3d_cli.answers.scan import MAX_CHARS, answer_region, scan_objects
 
@@ -250,6 +251,32 @@ def test_the_reader_reads_what_the_writer_wrote(
             assert (got[3:6] >= smallest * (1 - 1e-9)).all()
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["bed", "a {b}", "c, d]", "é", 'say "x"', "tick`"]), boxes), max_size=4),
+    st.sampled_from(["{}", "```json{}```", " [{}]", "{} ", "so: {}", "{}{}"]),
+    st.integers(0, 400),
+    st.sampled_from(
+        ["", "", "]", "[", ",", '"', "}", "NaN", "9" * 80, "1e999", "\n", "-", '{"label": "bed"},', "\\u0041"]
+    ),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_usual_answer_is_read_in_one_step_and_to_the_same_effect(
+    items: Items, frame: str, place: int, more: str
+) -> None:
+    names = [name for name, _ in items]
+    clean = detection_answer(names, [values for _, values in items])
+    assert (_plain_boxes(clean) is None) == any(mark in clean for mark in ("`b", "k`", "\\"))
+    body = clean.removeprefix("```json\n").removesuffix("```")
+    text = frame.format(*[body[:place] + more + body[place:]] * 2)
+    quick = _plain_boxes(text)
+    if quick is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rft3d_cli.answers.boxes._plain_boxes", lambda _: None)
+            slow = _boxes.__wrapped__(answer_region(text))
+        assert (quick.boxes, quick.found, quick.truncated) == (slow.boxes, slow.found, slow.truncated)
+        assert not slow.dropped
+
+
 @given(st.integers(0, 63), boxes)
 @settings(max_examples=40, deadline=None)
 def test_the_grounding_reader_reads_what_the_writer_wrote(frame: int, values: tuple[float, ...]) -> None:
@@ -346,7 +373,7 @@ def test_no_text_makes_a_reader_raise_or_invent(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [*NASTY, '{"label":"', '{"bbox_3d":[', "[1,", "<", "```", "9.", "A or ", "2 to ", "{\n", '{"\n'],
+    [*NASTY, '{"label":"', '{"bbox_3d":[', "[1,", "<", "```", "9.", "A or ", "2 to ", "{\n", '{"\n', "] ", "[]```"],
     ids=repr,
 )
 def test_reading_time_is_linear_in_the_text(unit: str) -> None:

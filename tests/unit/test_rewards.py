@@ -15,8 +15,9 @@ from rft3d_cli.errors import UsageError
 from rft3d_cli.geometry.boxes import rotation_from_angles, transform_boxes
 from rft3d_cli.geometry.iou import box_iou
 from rft3d_cli.records import Record, parse_record
-from rft3d_cli.rewards import get, names
+from rft3d_cli.rewards import RewardSet, as_trl, get, names
 from rft3d_cli.rewards.reasoning import MRA_LIMITS, mean_relative_accuracy
+from rft3d_cli.rewards.registry import TOGETHER
 
 Box = tuple[float, ...]
 Items = list[tuple[str, Box]]
@@ -333,6 +334,36 @@ def test_detection_rewards_are_what_all_assignments_say(items: Items, seed: int)
     assert value("det_iou", text, record) == pytest.approx(total / len(predicted), abs=1e-8)
     assert value("det_soft_f1", text, record) == pytest.approx(2 * total / sides, abs=1e-8)
     assert value("det_f1", text, record) == pytest.approx(2 * hits / sides, abs=1e-8)
+
+
+@given(st.lists(st.tuples(scenes, st.integers(0, 99), st.integers(0, 3)), min_size=1, max_size=5))
+@settings(max_examples=20, deadline=None)
+def test_answers_score_the_same_together_and_one_by_one(cases: list[tuple[Items, int, int]]) -> None:
+    def answers() -> list[tuple[str, Record]]:
+        """Anew each time: nothing of one way of scoring is remembered in the other."""
+        out = []
+        for items, seed, kind in cases:
+            own = detection(items)
+            out += [(text_of(noisy(items, seed)), own), (["", "[]", "[{}]", text_of(items)][kind], own)]
+            out.append(("B", make("choice", {"options": ["A. one", "B. two"], "letter": "B"})))
+        # More than are taken together.
+        return out * (TOGETHER // len(out) + 1)
+
+    rewards = RewardSet(dict.fromkeys(names(), 1.0))
+    together = list(rewards.score_all(answers()))
+    for scores, (text, record) in zip(together, answers(), strict=True):
+        alone = rewards.score(text, record)
+        assert scores.keys() == alone.keys()
+        for name, score in scores.items():
+            # A large call adds in another order: the last digits of overlaps may differ.
+            assert score.value == pytest.approx(alone[name].value, abs=1e-9)
+            assert score.parts == pytest.approx(alone[name].parts, abs=1e-9)
+            assert score.why == alone[name].why
+    columns = [(name, as_trl(name)) for name in ("det_f1", "det_soft_f1")]
+    texts, records = zip(*answers(), strict=True)
+    for name, column in columns:
+        expected = [scores[name].value if name in scores else None for scores in together]
+        assert column(completions=texts, record=records) == pytest.approx(expected, abs=1e-9)
 
 
 def test_parts_and_reasons_of_a_small_scene() -> None:
