@@ -38,6 +38,7 @@ _RECORDS: dict[str, dict[str, Any]] = {
     "choice": {
         "prompt": "Which is closer to the door? A. chair B. table",
         "target": {"letter": "B", "options": ["A. chair", "B. table"]},
+        "meta": {"question_type": "object_rel_distance"},
     },
     "number": {
         "prompt": "How far apart are the chair and the table, in metres?",

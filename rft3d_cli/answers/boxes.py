@@ -91,6 +91,9 @@ def read_boxes(text: str) -> BoxesAnswer:
     Args:
         text: Anything a model wrote. Never raises; takes time linear in the text.
 
+    Returns:
+        The usable boxes in output order, what was dropped and why, and whether there was a list at all.
+
     >>> answer = read_boxes('[{"label": "chair", "bbox_3d": [0, 0, 2, 1, 1, 1, 0, 0, 0]}, {"label": "bed"}]')
     >>> answer.boxes.labels, [item.reason for item in answer.dropped]
     (('chair',), ['no bbox_3d'])
@@ -110,7 +113,7 @@ def _boxes(region: Region) -> BoxesAnswer:
     dropped: list[Dropped] = []
     for found in scan.objects:
         label = _label(found.data.get("label"))
-        problem = found.flaw or _label_problem(found.data, label) or box_problem(found.data.get("bbox_3d"))
+        problem = found.flaw or _label_problem(found.data, label) or _box_problem(found.data.get("bbox_3d"))
         if problem is None and label is not None:
             labels.append(label)
             boxes.append(found.data["bbox_3d"])
@@ -135,7 +138,7 @@ def _plain_boxes(text: str) -> BoxesAnswer | None:
         if not (isinstance(item, dict) and item.keys() == _BOX_KEYS):
             return None
         label, box = _label(item["label"]), item["bbox_3d"]
-        if label is None or box_problem(box) is not None:
+        if label is None or _box_problem(box) is not None:
             return None
         labels.append(label)
         boxes.append(box)
@@ -149,6 +152,9 @@ def read_grounding(text: str) -> GroundingAnswer:
 
     Args:
         text: Anything a model wrote. Never raises; takes time linear in the text.
+
+    Returns:
+        Both parts, or neither and why.
 
     >>> read_grounding('{"frame": 3, "bbox_3d": [0, 0, 2, 1, 1, 1, 0, 0, 0]}').frame
     3
@@ -168,7 +174,7 @@ def _grounding(region: Region) -> GroundingAnswer:
     if any(other.data != first.data or other.flaw for other in scan.objects[1:]):
         return GroundingAnswer(None, None, f"{len(scan.objects)} objects where one was asked for", truncated)
     frame, box = first.data.get("frame"), first.data.get("bbox_3d")
-    problem = first.flaw or box_problem(box) or _frame_problem(frame)
+    problem = first.flaw or _box_problem(box) or _frame_problem(frame)
     if problem is not None or frame is None or box is None:
         return GroundingAnswer(None, None, problem or "", truncated)
     return GroundingAnswer(int(frame), tuple(box), "", truncated)
@@ -181,7 +187,7 @@ def _frame_problem(value: Any) -> str | None:
     return None if whole else "frame is not a whole number from 0"
 
 
-def box_problem(value: Any) -> str | None:
+def _box_problem(value: Any) -> str | None:
     """What is wrong with a value that should be a box, or None."""
     # Most are boxes: seen at once. A NaN makes the sum one, which is not small.
     plain = isinstance(value, list) and len(value) == 9 and {*map(type, value)} == {float}
@@ -242,7 +248,7 @@ def detection_answer(labels: Sequence[str], boxes: ArrayLike, decimals: int | No
     """
     array = np.asarray(boxes, dtype=np.float64).reshape(-1, 9)
     lines = [
-        json.dumps({"label": label, "bbox_3d": box_numbers(box, decimals)})
+        json.dumps({"label": label, "bbox_3d": _box_numbers(box, decimals)})
         for label, box in zip(labels, array, strict=True)
     ]
     return "```json\n[\n\t" + ",\n\t".join(lines) + "\n]```"
@@ -256,13 +262,16 @@ def grounding_answer(frame: int, box: ArrayLike, decimals: int | None = 2) -> st
         box: ``(9,)`` in that frame's camera coordinates.
         decimals: As for :func:`detection_answer`.
 
+    Raises:
+        ValueError: On a wrong count of numbers, or one that is not finite.
+
     >>> grounding_answer(3, [0, 0, 2, 1, 1, 1, 0, 0, 0])
     '```json\n\t{"frame": 3, "bbox_3d": [0.0, 0.0, 2.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]}\n```'
     """
-    return "```json\n\t" + json.dumps({"frame": int(frame), "bbox_3d": box_numbers(box, decimals)}) + "\n```"
+    return "```json\n\t" + json.dumps({"frame": int(frame), "bbox_3d": _box_numbers(box, decimals)}) + "\n```"
 
 
-def box_numbers(box: ArrayLike, decimals: int | None = 2) -> list[float]:
+def _box_numbers(box: ArrayLike, decimals: int | None = 2) -> list[float]:
     """The nine numbers of a box as they are written; see :func:`detection_answer`.
 
     Raises:

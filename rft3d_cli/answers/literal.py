@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rft3d_cli.answers.scan import MAX_DEPTH, read_float, unescape
+from rft3d_cli.answers.scan import MAX_DEPTH, read_float
 
 _LITERAL_TOKEN = re.compile(
     r"""\s*+(?:([\[\]{}(),:])|("(?:[^"\\\n]++|\\.)*+"|'(?:[^'\\\n]++|\\.)*+')|([^\s\[\]{}(),:"']++))"""
@@ -15,6 +16,8 @@ _LITERAL_TOKEN = re.compile(
 # An object of plain strings, numbers and lists of numbers reads the same as JSON and as Python, and fast as JSON.
 _PLAIN = re.compile(r'\{(?:"[^"\\\n]*+": (?:"[^"\\\n]*+"|\[[-+0-9.eE, ]*+\]|[-+0-9.eE]++)(?:, )?+)*+\}')
 _PYTHON_NAMES = {"True": True, "False": False, "None": None}
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)")
+_ESCAPES = {**dict(zip("ntrbfva", "\n\t\r\b\f\v\a", strict=True)), **{mark: mark for mark in "'\"\\"}}
 _CLOSERS = {"[": "]", "{": "}", "(": ")"}
 MAX_LITERAL = 10_000
 """Characters of one line that the public scorers' line reader takes."""
@@ -25,6 +28,12 @@ def read_literal(line: str) -> Any:
 
     Names are those of Python, so ``null``, ``true`` and ``NaN`` fail, as they do there. Arithmetic, which the public
     scorers would run, fails too.
+
+    Args:
+        line: One line of a model's text; white space around the literal is allowed.
+
+    Returns:
+        A dict, list, tuple, string, number, boolean or None, nested as the line nests them.
 
     Raises:
         ValueError: Where the line is not exactly one literal, is longer than :data:`MAX_LITERAL` or nests deeper than
@@ -64,7 +73,7 @@ def _literal_tokens(line: str) -> Iterator[tuple[str, str]]:
 def _literal(token: tuple[str, str], tokens: Iterator[tuple[str, str]], depth: int) -> Any:
     kind, text = token
     if kind == "string":
-        return unescape(text[1:-1])
+        return _ESCAPE.sub(_unescaped, text[1:-1])
     if kind == "word":
         if text in _PYTHON_NAMES:
             return _PYTHON_NAMES[text]
@@ -96,6 +105,19 @@ def _literal(token: tuple[str, str], tokens: Iterator[tuple[str, str]], depth: i
     if text == "(":
         return items[0] if len(items) == 1 and not commas else tuple(items)
     return items
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """What one backslash escape of a Python string stands for; an unknown one stands for itself."""
+    code = match.group(1)
+    if code[0] in "xuU" and len(code) == 1:
+        raise ValueError(f"\\{code} without its digits")
+    if code[0] in "xuU01234567":
+        number = int(code, 8) if code[0].isdigit() else int(code[1:], 16)
+        if number > sys.maxunicode:
+            raise ValueError(f"\\{code} is no character")
+        return chr(number)
+    return _ESCAPES.get(code, match.group())
 
 
 def _python_number(text: str) -> int | float:

@@ -56,8 +56,16 @@ def answer_region(text: str) -> Region:
     Thinking that never ends leaves no answer: a guess from the middle of it would be an invention. An ``<answer>``
     that never ends is read to the end of the text and marked truncated.
 
+    Args:
+        text: Anything a model wrote. Never raises; takes time linear in the text.
+
+    Returns:
+        The answer's text without the tags, or an empty region that says what is missing.
+
     >>> answer_region("<think>A or B?</think><answer>B</answer>").text
     'B'
+    >>> answer_region("<think>A or B? The door is").why
+    'the thinking never ends'
     """
     rest = text[text.rfind("</think>") + len("</think>") :] if "</think>" in text else text
     closed = rest.rfind("</answer>")
@@ -171,6 +179,9 @@ def scan_objects(text: str, wanted: frozenset[str]) -> Scan:
         text: Any text; what lies beyond :data:`MAX_CHARS` is not read.
         wanted: Keys that make an object worth reporting.
 
+    Returns:
+        The objects in the order in which they close, well formed or not, and how the text ends.
+
     >>> scan = scan_objects('so: [{"label": "bed"}, {"label": "ch', frozenset({"label"}))
     >>> [(found.data["label"], found.flaw) for found in scan.objects], scan.truncated
     ([('bed', None), (Flaw(reason='a string is not closed'), 'cut off')], True)
@@ -219,7 +230,13 @@ _DECODER = json.JSONDecoder(parse_int=float, parse_constant=_refuse)
 
 
 def strict_json(text: str) -> Any:
-    """A text that is exactly one JSON value, all numbers floats; None for any other text, and for ``null``.
+    """Read a text that is exactly one JSON value. Never raises.
+
+    Args:
+        text: Any text. ``NaN`` and ``Infinity`` are no JSON.
+
+    Returns:
+        The value, all its numbers floats; None for any other text, and for ``null``.
 
     >>> strict_json('{"frame": 3}'), strict_json("[NaN]")
     ({'frame': 3.0}, None)
@@ -283,7 +300,17 @@ def _scalar(token: str, closed: bool) -> Any:
 
 
 def unescape(text: str) -> str:
-    """The content of a quoted string with its backslash escapes undone."""
+    r"""The content of a quoted string with its backslash escapes undone.
+
+    Args:
+        text: What stands between the quotes.
+
+    Returns:
+        The text with JSON's escapes undone; any other character after a backslash stands for itself.
+
+    >>> unescape(r"caf\u00e9"), unescape(r"a \"big\" bed"), unescape(r"\q")
+    ('café', 'a "big" bed', 'q')
+    """
     if "\\" not in text:
         return text
 
@@ -297,7 +324,13 @@ def unescape(text: str) -> str:
 
 
 def read_float(token: str) -> float | None:
-    """A decimal number in ASCII digits, or None; values beyond a float's range read as infinite.
+    """A decimal number in ASCII digits; values beyond a float's range read as infinite.
+
+    Args:
+        token: The number and nothing else, at most 64 characters, with a sign and an exponent if it has them.
+
+    Returns:
+        Its value, or None where the token is no such number.
 
     >>> read_float("-1.50"), read_float("1e999"), read_float("nan"), read_float("1_000")
     (-1.5, inf, None, None)
@@ -306,5 +339,13 @@ def read_float(token: str) -> float | None:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number of a sane size; booleans are none."""
+    """Whether a value that was read is a finite number of a sane size, at most :data:`MAX_NUMBER` either way.
+
+    Args:
+        value: As :func:`strict_json` or :func:`scan_objects` reads it: all numbers are floats, so integers and booleans
+            are none.
+
+    >>> [is_number(value) for value in (1.5, -1e6, 1e7, float("nan"), True, "1.5")]
+    [True, True, False, False, False, False]
+    """
     return isinstance(value, float) and math.isfinite(value) and abs(value) <= MAX_NUMBER

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from string import ascii_uppercase
 
 from rft3d_cli.answers.scan import Region, answer_region, read_float
 
@@ -47,6 +48,9 @@ def read_choice(text: str, options: Sequence[str] = ()) -> ChoiceAnswer:
         text: Anything a model wrote. Never raises; takes time linear in the text.
         options: The options as they were shown, with or without their letters; they say which letters exist, and an
             answer may repeat one option's text instead of its letter. Without options any letter is one.
+
+    Returns:
+        The letter in upper case, or None and why.
 
     >>> read_choice("The answer is (B).", ["A. left", "B. right"]).letter
     'B'
@@ -124,6 +128,12 @@ def _others(text: str, position: int) -> list[str]:
 def option_letters(options: Sequence[str]) -> list[str]:
     """The letters that options have, as :func:`read_choice` reads them.
 
+    Args:
+        options: The options as they were shown; those without a letter get theirs by position. At most 26 are read.
+
+    Returns:
+        The letters in upper case, each once, in the order of the options.
+
     >>> option_letters(["B. left", "C. right"]), option_letters(["left", "right"])
     (['B', 'C'], ['A', 'B'])
     """
@@ -131,13 +141,16 @@ def option_letters(options: Sequence[str]) -> list[str]:
 
 
 def _option_texts(options: tuple[str, ...]) -> dict[str, str]:
-    """Letter → text. Options that carry letters keep them; others get theirs by position."""
-    out: dict[str, str] = {}
-    for index, option in enumerate(options[:26]):
-        match = re.match(r"\s?[(\[]?([A-Za-z])[.):\]]\s?(.*)", option, re.DOTALL)
-        letter, text = match.groups() if match else ("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[index], option)
-        out[letter.upper()] = text
-    return out
+    """Letter → text. Options that carry letters keep them, unless two would have the same; others go by position."""
+    options = options[:26]
+    marked = [re.match(r"\s?[(\[]?([A-Za-z])[.):\]]\s?(.*)", option, re.DOTALL) for option in options]
+    pairs = [
+        (match.group(1).upper(), match.group(2)) if match else (letter, option)
+        for letter, match, option in zip(ascii_uppercase, marked, options, strict=False)
+    ]
+    if len(dict(pairs)) < len(pairs):
+        return dict(zip(ascii_uppercase, options, strict=False))
+    return dict(pairs)
 
 
 def _same(one: str, other: str) -> bool:
@@ -204,6 +217,9 @@ def read_number(text: str, unit: str | None = None) -> NumberAnswer:
         text: Anything a model wrote. Never raises; takes time linear in the text.
         unit: The unit that the question asks for, ``m``, ``cm`` or ``m2``: an answer that states another one is
             converted. None leaves the number as it is.
+
+    Returns:
+        The number, in ``unit`` where the answer states another one; or None and why.
 
     >>> read_number("about 1,200 chairs").value, read_number("four").value, read_number("2-3").why
     (1200.0, 4.0, 'a range')

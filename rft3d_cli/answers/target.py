@@ -16,6 +16,10 @@ def target_answer(record: Record, decimals: int | None = 2) -> str:
 
     Raises:
         DataError: For a text record without answer and references.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> [target_answer(example_record(task)) for task in ("choice", "number", "text")]
+    ['B', '2.5', 'A chair and a table.']
     """
     if record.answer is not None:
         return record.answer
@@ -36,8 +40,19 @@ def target_answer(record: Record, decimals: int | None = 2) -> str:
 def exact_answer(record: Record) -> str:
     """The target at full precision, whatever the record's ``answer`` rounds it to or says around it.
 
+    Args:
+        record: The record. A text record has no target but its texts: its ``answer`` is taken where it has one.
+
+    Returns:
+        The text of the answer, in the form of :func:`target_answer`.
+
     Raises:
         DataError: For a text record without answer and references.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> record = example_record("number").model_copy(update={"answer": "about 3"})
+    >>> target_answer(record), exact_answer(record)
+    ('about 3', '2.5')
     """
     if record.task == "text":
         return target_answer(record)
@@ -51,6 +66,9 @@ def in_style(text: str, record: Record, style: str | None) -> str:
         text: The answer, bare or in tags already.
         record: Its record.
         style: ``think`` for ``<think>…</think><answer>…</answer>``; anything else asks for nothing.
+
+    Returns:
+        The answer in tags, with empty thinking; or ``text``.
 
     >>> from rft3d_cli.records import parse_record
     >>> line = '{"id": "1", "task": "number", "video": {"path": "a.mp4"}, "prompt": "?", "target": {"value": 2}}'

@@ -85,7 +85,7 @@ def score(
     answer_style: str = "direct",
     seed: int = 0,
 ) -> Result:
-    """Score detection predictions.
+    r"""Score detection predictions.
 
     Args:
         records: Detection records.
@@ -104,6 +104,24 @@ def score(
     Raises:
         UsageError: On an unknown scorer or answer style.
         DataError: On a record that is no detection record.
+
+    A right answer: two classes are found, and the mean over 20 counts the 18 that no target has as 0.
+
+    >>> from rft3d_cli.answers.target import target_answer
+    >>> from rft3d_cli.examples import example_record
+    >>> record = example_record("detection")
+    >>> document = score([record], {record.id: target_answer(record)}).document
+    >>> document["micro"]["f1"], document["classes_all"]["f1"], document["classes_20"]["f1"]
+    (100.0, 100.0, 10.0)
+
+    The same on one line; the official scorer wants an object a line and drops what does not read:
+
+    >>> text = target_answer(record).replace("\n", "")
+    >>> for scorer in ("official", "robust"):
+    ...     document = score([record], {record.id: text}, scorer=scorer).document
+    ...     print(scorer, document["micro"]["f1"], "dropped:", document["dropped"])
+    official 0.0 dropped: 1
+    robust 100.0 dropped: 0
     """
     check_options(scorer, answer_style)
     readings = [_read(record, predictions, scorer, answer_style) for record in records]
@@ -148,10 +166,10 @@ def _read(record: Record, predictions: Mapping[str, str], scorer: str, answer_st
     text = predictions.get(record.id)
     if text is None:
         return _Reading(readable=False, why="no prediction")
-    return read_robust(text) if scorer == "robust" else read_official(official_text(text, answer_style))
+    return _read_robust(text) if scorer == "robust" else _read_official(official_text(text, answer_style))
 
 
-def read_official(text: str) -> _Reading:
+def _read_official(text: str) -> _Reading:
     """Boxes by the public scorer's reading: each line by itself one Python dict."""
     out = _Reading()
     body = strip_fence(text)
@@ -185,7 +203,7 @@ def _in_words(error: Exception) -> str:
     return "its box is not nine numbers" if "shape" in str(error) else str(error)
 
 
-def read_robust(text: str) -> _Reading:
+def _read_robust(text: str) -> _Reading:
     """Boxes by the tolerant reader; what it cannot use stays as a box that nothing matches."""
     answer = read_boxes(text)
     lost = [item.label or UNLABELLED for item in answer.dropped]

@@ -45,8 +45,22 @@ NO_METRICS = {
 def select(benchmark: str, records: Sequence[Record], path: Path) -> list[Record]:
     """The records of a file that a benchmark scores; a mixed file gives each benchmark its own.
 
+    Args:
+        benchmark: A key of :data:`TASKS`.
+        records: Records of any tasks.
+        path: Their file, for the message.
+
+    Returns:
+        The records of the benchmark's tasks, in their order.
+
     Raises:
         DataError: Where there is none.
+        KeyError: On an unknown benchmark.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> mixed = [example_record(task) for task in ("detection", "choice", "number")]
+    >>> [record.task for record in select("vsibench", mixed, Path("mixed.jsonl"))]
+    ['choice', 'number']
     """
     chosen = [record for record in records if record.task in TASKS[benchmark]]
     if not chosen:
@@ -82,10 +96,16 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
     Args:
         records: What to ask.
         asked: How.
-        out: The folder.
+        out: The folder, made where missing; ``predictions.jsonl`` is written anew, an older ``result.json`` removed.
 
     Returns:
-        Predictions by id, and what the result says of the model.
+        Predictions by id, and what the result says of the model: ``name``, ``sha256`` of each weight file, ``frames``,
+        ``sampler``, ``tags``, ``frame_width`` (pixels) and ``decoding``.
+
+    Raises:
+        UsageError: On an empty model name.
+        SetupError: Where the model, its weights or its tokenizer files are missing.
+        DataError: Where a frame cannot be read, or a prompt's image marks are not as many as its frames.
     """
     from rft3d_cli.models.inputs import FrameStore
     from rft3d_cli.models.loader import load_model, weight_hashes
@@ -131,8 +151,35 @@ def evaluate(
 ) -> tuple[Result, dict[str, Any]]:
     """Score predictions by the chosen scorer, and by the other one for its headline.
 
+    Args:
+        benchmark: A key of :data:`BENCHMARKS`.
+        source: The file of the records; it is hashed, and its ids are the known ones.
+        records: Those of its records to score.
+        predictions: Record id → text.
+        scorer: ``official`` or ``robust``.
+        answer_style: ``direct`` or ``think``.
+        seed: Of the intervals.
+        about: Where the predictions come from; put into the document as it is.
+
     Returns:
-        The chosen scorer's result, and the document of the whole evaluation.
+        The chosen scorer's result, and the document of the whole evaluation: the result's own, ``other_scorer`` with
+        its :data:`HEADLINE` number, ``data``, ``prompt_hash``, ``about``, ``versions`` and ``time`` (UTC).
+
+    Raises:
+        UsageError: On an unknown scorer or answer style.
+        DataError: On a record that the benchmark does not score.
+        KeyError: On an unknown benchmark.
+        OSError: Where the file of the records cannot be read.
+
+    >>> import tempfile
+    >>> from rft3d_cli.examples import example_record
+    >>> record, options = example_record("number"), {"scorer": "official", "answer_style": "direct", "seed": 0}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = RecordFile(Path(folder) / "records.jsonl", Path(folder), [record])
+    ...     write_json(source.path, record.model_dump(by_alias=True), indent=None)
+    ...     _, document = evaluate("vsibench", source, [record], {record.id: "about 2.5"}, **options, about={})
+    >>> document["overall"], document["other_scorer"]
+    (0.0, {'scorer': 'robust', 'overall': 100.0, 'unreadable': 0})
     """
     score = BENCHMARKS[benchmark]
     result = score(records, predictions, scorer=scorer, answer_style=answer_style, seed=seed)
@@ -157,21 +204,60 @@ def evaluate(
 
 
 def write_details(path: Path, result: Result) -> None:
-    """One line a record: ``id``, ``score``, ``parts``, ``answer``, ``why``."""
+    """One line of JSON a record: ``id``, ``score``, ``parts``, ``answer``, ``why``.
+
+    Args:
+        path: The file, written whole or not at all; missing folders are made.
+        result: Whose ``details`` to write.
+
+    Raises:
+        DataError: Where the file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "details.jsonl"
+    ...     write_details(path, Result({}, details=[{"id": "1", "score": 0.5}, {"id": "2", "score": 1.0}]))
+    ...     path.read_text(encoding="utf-8").splitlines()
+    ['{"id": "1", "score": 0.5}', '{"id": "2", "score": 1.0}']
+    """
     with atomic_writer(path) as stream:
         stream.writelines(json.dumps(detail, ensure_ascii=False) + "\n" for detail in result.details)
 
 
 def write_result(path: Path, document: Mapping[str, Any]) -> None:
-    """The whole document as ``result.json``."""
+    """The whole document as ``result.json``.
+
+    Args:
+        path: The file, written whole or not at all; missing folders are made.
+        document: From :func:`evaluate`.
+
+    Raises:
+        DataError: Where the file cannot be written.
+        ValueError: On NaN or an infinity, which JSON does not have.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_result(Path(folder) / "result.json", {"overall": 40.0})
+    ...     json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+    {'overall': 40.0}
+    """
     write_json(path, document)
 
 
 def lookup(document: Mapping[str, Any], key: str) -> float | None:
     """A number of a document by its dotted key.
 
+    Args:
+        document: A result.
+        key: Names of nested dicts and of the number, with dots between.
+
+    Returns:
+        The number; None where there is none under the key.
+
     >>> lookup({"overall": {"acc@0.25": 40.0}}, "overall.acc@0.25")
     40.0
+    >>> lookup({"overall": {"acc@0.25": 40.0}}, "acc@0.25") is None
+    True
     """
     value: Any = document
     for part in _parts(key):
@@ -197,7 +283,12 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
 
     Raises:
         UsageError: Where the metric is unknown or the value no number.
-        ThresholdError: Where the value is not reached.
+        ThresholdError: Where the value is not reached, or the metric was not measured.
+
+    >>> check_threshold({"micro": {"f1": 40.0}}, "f1=40")
+    >>> check_threshold({"micro": {"f1": 40.0}}, "f1=50")
+    Traceback (most recent call last):
+    rft3d_cli.errors.ThresholdError: micro.f1 is 40.00, below 50
     """
     name, least = threshold(wanted)
     key, value = metric(document, name)
@@ -209,8 +300,19 @@ def check_threshold(document: Mapping[str, Any], wanted: str) -> None:
 def metric(document: Mapping[str, Any], name: str) -> tuple[str, float | None]:
     """A metric of a result by its dotted key, or by the end of it where only one key ends so.
 
+    Args:
+        document: The result.
+        name: The key or its end. Numbers of which more is not better (:data:`NO_METRICS`) are no metrics.
+
+    Returns:
+        The whole key, and the value, None where nothing was measured.
+
     Raises:
         UsageError: Where none does, or several.
+
+    >>> document = {"overall": {"n": 5, "mean_iou": 40.0}, "unique": {"acc@0.5": None}}
+    >>> metric(document, "mean_iou"), metric(document, "acc@0.5")
+    (('overall.mean_iou', 40.0), ('unique.acc@0.5', None))
     """
     known = {key: value for key, value in _numbers(document) if NO_METRICS.isdisjoint(_parts(key))}
     matches = [name] if name in known else [key for key in known if key.endswith(f".{name}")]
@@ -223,6 +325,12 @@ def metric(document: Mapping[str, Any], name: str) -> tuple[str, float | None]:
 def threshold(wanted: str) -> tuple[str, float]:
     """The metric and the least value of ``METRIC=VALUE``.
 
+    Args:
+        wanted: What the user gave to ``--fail-under``.
+
+    Returns:
+        The name as it is written, known or not, and a finite number.
+
     Raises:
         UsageError: Where it has another form.
 
@@ -232,12 +340,11 @@ def threshold(wanted: str) -> tuple[str, float]:
     name, _, text = wanted.partition("=")
     try:
         least = float(text)
-        if not math.isfinite(least):
-            raise ValueError("no threshold")
-        return name, least
     except ValueError:
-        hint = "for example --fail-under micro.f1=40"
-        raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", hint) from None
+        least = math.nan
+    if not math.isfinite(least):
+        raise UsageError(f"--fail-under {wanted!r} is not METRIC=VALUE", "for example --fail-under micro.f1=40")
+    return name, least
 
 
 def _numbers(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float | None]]:

@@ -64,6 +64,23 @@ def score(
     Raises:
         UsageError: On an unknown scorer or answer style.
         DataError: On a record that is no grounding record, or has no cameras.
+
+    The frame only places the box. Here the wrong one puts it half a metre, half its width, from the target:
+
+    >>> from rft3d_cli.answers.target import target_answer
+    >>> from rft3d_cli.examples import example_record
+    >>> record = example_record("grounding")
+    >>> wrong = target_answer(record).replace('"frame": 1', '"frame": 0')
+    >>> overall = score([record], {record.id: wrong}).document["overall"]
+    >>> overall["acc@0.25"], overall["acc@0.5"], round(overall["mean_iou"], 2)
+    (100.0, 0.0, 33.33)
+
+    The right one as ``1.0`` is no integer to the official scorer:
+
+    >>> text = target_answer(record).replace('"frame": 1', '"frame": 1.0')
+    >>> results = [score([record], {record.id: text}, scorer=scorer) for scorer in ("official", "robust")]
+    >>> [result.document["overall"]["acc@0.5"] for result in results]
+    [0.0, 100.0]
     """
     check_options(scorer, answer_style)
     details: list[dict[str, Any]] = []

@@ -71,8 +71,6 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Explain one reward: what it pays for, its options and where it comes from."""
-    import inspect
-
     from rft3d_cli.rewards.registry import get
 
     item = get(name)
@@ -85,12 +83,15 @@ def explain(
     records = "records of all tasks" if item.task == "all" else f"{item.task} records"
     shown.print(f"{item.name}, for {records}", markup=False)
     shown.print()
-    shown.print(console.clean(_plain(inspect.getdoc(item.function) or "no docstring")), markup=False)
+    shown.print(_wrapped(item.text or "no docstring", shown.width), markup=False)
     if item.options:
         shown.print()
-        shown.print("options, under reward_options in a recipe:", markup=False)
+        # A recipe has no key for the options of code that it does not know.
+        shown.print("options:" if item.path else "options, under reward_options in a recipe:", markup=False)
         for option, default in item.options.items():
             shown.print(f"  {option}: {default}", markup=False)
+            if text := item.option_texts[option]:
+                shown.print(_wrapped(text, shown.width, "    "), markup=False)
     if item.path is not None:
         shown.print()
         shown.print(f"from {item.path}, sha256 {item.sha256}", markup=False)
@@ -205,17 +206,28 @@ def _rewards(names: list[str] | None, recipe: str | None, style: str | None) -> 
 
 
 def _described(item: Reward) -> dict[str, Any]:
-    import inspect
-
     return {
         "name": item.name,
         "task": item.task,
         "summary": _plain(item.summary),
-        "text": _plain(inspect.getdoc(item.function) or ""),
+        "text": _plain(item.text),
         "options": {name: _plain_value(value) for name, value in item.options.items()},
+        "option_texts": {name: _plain(text) for name, text in item.option_texts.items()},
         "path": str(item.path) if item.path is not None else None,
         "sha256": item.sha256,
     }
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    """A docstring's text for a screen: paragraphs flow, indented lines stay as they are."""
+    import textwrap
+
+    paragraphs = console.clean(_plain(text)).split("\n\n")
+    return "\n\n".join(
+        part if part.startswith(" ") or "\n " in part
+        else textwrap.fill(part, min(width, 100), initial_indent=indent, subsequent_indent=indent)
+        for part in paragraphs
+    )  # fmt: skip
 
 
 def _plain_value(value: Any) -> Any:

@@ -52,11 +52,16 @@ def rotation_rows(angles: Floats, out: Floats | None = None) -> Floats:
     """:func:`rotation_from_angles` for many boxes whose index is last, which keeps array operations contiguous.
 
     Args:
-        angles: ``(3, ...)`` radians.
-        out: Where to write, if given.
+        angles: ``(3, ...)`` radians, ``R = Rz(a) · Rx(b) · Ry(c)``.
+        out: Where to write, if given: ``(3, 3, ...)``.
 
     Returns:
-        ``(3, 3, ...)``: rows, then columns.
+        ``(3, 3, ...)``: rows, then columns; ``out`` itself where it was given.
+
+    >>> angles = np.array([[0.3, -0.2, 2.0], [1.0, 0.0, 0.5]])
+    >>> rows = rotation_rows(angles.T)
+    >>> rows.shape, np.allclose(rows[..., 1], rotation_from_angles(angles[1]))
+    ((3, 3, 2), True)
     """
     (sa, sb, sc), (ca, cb, cc) = np.sin(angles), np.cos(angles)
     ca_sb, sa_sb = ca * sb, sa * sb
@@ -91,7 +96,7 @@ def angles_from_rotation(rotation: ArrayLike) -> Floats:
     return np.stack([a, b, c], axis=-1)
 
 
-def nearest_rotation(matrix: ArrayLike) -> Floats:
+def _nearest_rotation(matrix: ArrayLike) -> Floats:
     """The rotation closest to a matrix that is one but for rounding: its polar factor.
 
     Poses in files are float32, and alignments have six decimals. Angles read from such a matrix and from its inverse
@@ -103,7 +108,7 @@ def nearest_rotation(matrix: ArrayLike) -> Floats:
     Returns:
         ``(3, 3)``, orthogonal to rounding error; a mirror stays one. Where a number is not finite, the matrix as it is.
 
-    >>> nearest_rotation([[0, -1.000001, 0], [1, 0, 0], [0, 0, 0.999999]]).round(12) + 0.0
+    >>> _nearest_rotation([[0, -1.000001, 0], [1, 0, 0], [0, 0, 0.999999]]).round(12) + 0.0
     array([[ 0., -1.,  0.],
            [ 1.,  0.,  0.],
            [ 0.,  0.,  1.]])
@@ -153,7 +158,7 @@ def transform_boxes(boxes: ArrayLike, transform: ArrayLike) -> Floats:
     matrix = np.asarray(transform, dtype=np.float64)
     out = boxes.copy()
     out[..., 0:3] = boxes[..., 0:3] @ matrix[:3, :3].T + matrix[:3, 3]
-    out[..., 6:9] = angles_from_rotation(nearest_rotation(matrix[:3, :3]) @ rotation_from_angles(boxes[..., 6:9]))
+    out[..., 6:9] = angles_from_rotation(_nearest_rotation(matrix[:3, :3]) @ rotation_from_angles(boxes[..., 6:9]))
     return out
 
 
@@ -222,14 +227,49 @@ class Boxes3D:
         rotations: ArrayLike,
         labels: Sequence[str] | None = None,
     ) -> Boxes3D:
-        """Boxes from centres ``(N, 3)``, sizes ``(N, 3)`` and rotation matrices ``(N, 3, 3)``."""
-        angles = angles_from_rotation(rotations)
-        parts = [np.asarray(centres, float), np.asarray(sizes, float), angles]
+        """Boxes from their centres, sizes and rotation matrices.
+
+        Args:
+            centres: ``(N, 3)`` metres.
+            sizes: ``(N, 3)`` metres, full lengths along the box's own axes.
+            rotations: ``(N, 3, 3)``; column ``k`` is the direction of the box's ``k``-th axis.
+            labels: One label a box; empty labels by default.
+
+        Returns:
+            ``N`` boxes, their angles as :func:`angles_from_rotation` reads them.
+
+        Raises:
+            ValueError: If the parts do not fit together, or hold what :class:`Boxes3D` refuses.
+
+        >>> quarter_turn = [[0, -1, 0], [1, 0, 0], [0, 0, 1]]
+        >>> Boxes3D.from_rotations([[0, 0, 1]], [[2, 1, 1]], [quarter_turn]).boxes.round(4).tolist()
+        [[0.0, 0.0, 1.0, 2.0, 1.0, 1.0, 1.5708, 0.0, 0.0]]
+        """
+        angles = angles_from_rotation(np.asarray(rotations, dtype=np.float64).reshape(-1, 3, 3))
+        parts = [np.asarray(part, dtype=np.float64).reshape(-1, 3) for part in (centres, sizes, angles)]
         return cls(np.concatenate(parts, axis=-1), labels)
 
     @classmethod
     def from_embodiedscan(cls, instances: Sequence[dict[str, Any]], categories: dict[int, str]) -> Boxes3D:
-        """Boxes of EmbodiedScan ``instances`` (``bbox_3d``, ``bbox_label_3d``), in their order."""
+        """Boxes of a scan in EmbodiedScan's annotation files, in their order.
+
+        Args:
+            instances: The scan's ``instances``: ``bbox_3d`` holds the nine numbers of a box, in this module's
+                convention, and ``bbox_label_3d`` the number of its class. Other keys are ignored.
+            categories: Class number → name: the files' ``metainfo["categories"]``, turned round.
+
+        Returns:
+            One box an instance, labelled with the name of its class.
+
+        Raises:
+            KeyError: If an instance lacks one of the two, or its class is not among the categories.
+            ValueError: On a box that :class:`Boxes3D` refuses.
+
+        >>> instances = [{"bbox_3d": [1, 2, 0.5, 1, 1, 1, 0, 0, 0], "bbox_label_3d": 7}]
+        >>> boxes = Boxes3D.from_embodiedscan(instances, {3: "bed", 7: "chair"})
+        >>> boxes.labels, boxes.centres.tolist()
+        (('chair',), [[1.0, 2.0, 0.5]])
+        """
         return cls(
             [item["bbox_3d"] for item in instances],
             [categories[int(item["bbox_label_3d"])] for item in instances],
@@ -264,15 +304,39 @@ class Boxes3D:
         return self.boxes[:, 3:6]
 
     def rotations(self) -> Floats:
-        """``(N, 3, 3)`` rotation matrices."""
+        """``(N, 3, 3)`` rotation matrices; column ``k`` is the direction of the box's ``k``-th axis.
+
+        >>> turned = Boxes3D([[0, 0, 0, 1, 1, 1, np.pi / 2, 0, 0]])
+        >>> (turned.rotations()[0, :, 0].round(6) + 0.0).tolist()
+        [0.0, 1.0, 0.0]
+        """
         return rotation_from_angles(self.boxes[:, 6:9])
 
     def corners(self) -> Floats:
-        """``(N, 8, 3)`` metres, in the order of :data:`CORNER_SIGNS`."""
+        """``(N, 8, 3)`` metres, in the order of :data:`CORNER_SIGNS`.
+
+        >>> Boxes3D([[0, 0, 3, 2, 4, 6, 0, 0, 0]]).corners()[0, [0, 1, 7]].tolist()
+        [[-1.0, -2.0, 0.0], [-1.0, -2.0, 6.0], [1.0, 2.0, 6.0]]
+        """
         return box_corners(self.boxes)
 
     def transform(self, matrix: ArrayLike) -> Boxes3D:
-        """The boxes moved by a ``(4, 4)`` rigid motion."""
+        """The boxes moved by a rigid motion, with their labels.
+
+        Args:
+            matrix: ``(4, 4)``, to rounding error; a mirror or a scale is not one, and is not checked here.
+
+        Returns:
+            The boxes in the target frame, sizes unchanged.
+
+        Raises:
+            ValueError: If the motion holds a number that is not finite.
+
+        >>> lift = np.eye(4); lift[2, 3] = 0.5
+        >>> moved = Boxes3D([[1, 2, 0, 1, 1, 1, 0, 0, 0]], ["chair"]).transform(lift)
+        >>> moved.labels, moved.centres.tolist()
+        (('chair',), [[1.0, 2.0, 0.5]])
+        """
         return Boxes3D(transform_boxes(self.boxes, matrix), self.labels)
 
     def project(self, intrinsic: ArrayLike) -> tuple[Floats, Floats]:
@@ -284,6 +348,11 @@ class Boxes3D:
         Returns:
             ``(N, 8, 2)`` pixels and ``(N, 8)`` depths in metres. Pixels of corners with depth ≤ 0
             are meaningless; :mod:`rft3d_cli.geometry.camera` clips edges at the near plane.
+
+        >>> boxes = Boxes3D([[0, 0, 2, 1, 1, 2, 0, 0, 0]])
+        >>> pixels, depths = boxes.project([[100, 0, 50], [0, 100, 40], [0, 0, 1]])
+        >>> pixels[0, 0].tolist(), depths[0, :2].tolist()
+        ([0.0, -10.0], [1.0, 3.0])
         """
         from rft3d_cli.geometry.camera import project_points
 

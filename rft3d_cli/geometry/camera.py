@@ -41,7 +41,10 @@ def unproject_depth(depth: ArrayLike, intrinsic: ArrayLike) -> Floats:
         intrinsic: ``(3, 3)`` or ``(4, 4)``, of the depth image.
 
     Returns:
-        ``(H, W, 3)`` metres.
+        ``(H, W, 3)`` metres, in camera coordinates: row ``v``, column ``u`` is what pixel ``(u, v)`` sees.
+
+    >>> unproject_depth([[2.0, 2.0, 0.0]], [[100, 0, 0], [0, 100, 0], [0, 0, 1]]).tolist()
+    [[[0.0, 0.0, 2.0], [0.02, 0.0, 2.0], [0.0, 0.0, 0.0]]]
     """
     depth = np.asarray(depth, dtype=np.float64)
     k = np.asarray(intrinsic, dtype=np.float64)
@@ -52,10 +55,18 @@ def unproject_depth(depth: ArrayLike, intrinsic: ArrayLike) -> Floats:
 
 
 def transform_points(points: ArrayLike, matrix: ArrayLike) -> Floats:
-    """Points ``(..., 3)`` moved by a ``(4, 4)`` rigid motion.
+    """Points moved by a rigid motion.
 
-    >>> transform_points([1.0, 2.0, 3.0], np.eye(4))
-    array([1., 2., 3.])
+    Args:
+        points: ``(..., 3)`` metres.
+        matrix: ``(4, 4)``, such as a camera's pose: it takes camera coordinates to the world's.
+
+    Returns:
+        ``(..., 3)`` metres, in the target frame.
+
+    >>> pose = np.eye(4); pose[:3, 3] = [0.0, 0.0, 1.5]
+    >>> transform_points([1.0, 2.0, 3.0], pose)
+    array([1. , 2. , 4.5])
     """
     m = np.asarray(matrix, dtype=np.float64)
     moved: Floats = np.asarray(points, dtype=np.float64) @ m[:3, :3].T + m[:3, 3]
@@ -63,10 +74,23 @@ def transform_points(points: ArrayLike, matrix: ArrayLike) -> Floats:
 
 
 def invert_rigid(matrix: ArrayLike) -> Floats:
-    """The inverse of a ``(..., 4, 4)`` rigid motion.
+    """The inverse of a rigid motion.
 
     ScanNet stores poses in float32, so their rotations are orthogonal to about 1e-6 only; a general
     inverse keeps ``invert_rigid(m) @ m`` the identity to float64 for those too.
+
+    Args:
+        matrix: ``(..., 4, 4)``.
+
+    Returns:
+        ``(..., 4, 4)``, float64.
+
+    Raises:
+        numpy.linalg.LinAlgError: On a matrix that has no inverse.
+
+    >>> pose = np.eye(4); pose[:3, 3] = [1, 2, 3]
+    >>> invert_rigid(pose)[:3, 3].tolist()
+    [-1.0, -2.0, -3.0]
     """
     return np.linalg.inv(np.asarray(matrix, dtype=np.float64))
 
@@ -82,6 +106,9 @@ def scale_intrinsic(intrinsic: ArrayLike, old_size: tuple[int, int], new_size: t
     Returns:
         The same shape as ``intrinsic``. Centres move by the half-pixel rule: pixel centres are
         integers, so an image of width ``w`` spans ``[-0.5, w - 0.5]``.
+
+    >>> scale_intrinsic([[100, 0, 49.5], [0, 100, 39.5], [0, 0, 1]], (100, 80), (50, 40)).tolist()
+    [[50.0, 0.0, 24.5], [0.0, 50.0, 19.5], [0.0, 0.0, 1.0]]
     """
     k = np.array(intrinsic, dtype=np.float64)
     sx, sy = new_size[0] / old_size[0], new_size[1] / old_size[1]
@@ -102,8 +129,11 @@ def assumed_intrinsic(width: int, height: int, fov_degrees: float = 58.0) -> Flo
         fov_degrees: Horizontal field of view. 58° is that of ScanNet's colour camera, on which the models of this
             field are trained; a phone's main camera has about 65°.
 
-    >>> assumed_intrinsic(640, 480)[0, 0].round(1)
-    np.float64(577.3)
+    Returns:
+        ``(3, 3)``, pixels: square ones, seen along the axis through the middle of the image.
+
+    >>> assumed_intrinsic(640, 480).round(1).tolist()
+    [[577.3, 0.0, 319.5], [0.0, 577.3, 239.5], [0.0, 0.0, 1.0]]
     """
     focal = width / 2 / np.tan(np.radians(fov_degrees) / 2)
     return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], dtype=np.float64)
@@ -121,7 +151,14 @@ def visible_edges(box: ArrayLike, intrinsic: ArrayLike, near: float = 0.05) -> F
         near: Near plane, metres.
 
     Returns:
-        ``(E, 2, 3)``: for each remaining edge two end points ``(u, v, depth)``; ``E`` ≤ 12.
+        ``(E, 2, 3)``: for each remaining edge two end points ``(u, v, depth)``, pixels and metres; ``E`` ≤ 12. They
+        may lie outside the image.
+
+    In front of the camera, around it, behind it:
+
+    >>> intrinsic = [[100, 0, 50], [0, 100, 40], [0, 0, 1]]
+    >>> [len(visible_edges([0, 0, z, 1, 1, 1, 0, 0, 0], intrinsic)) for z in (2, 0, -2)]
+    [12, 8, 0]
     """
     corners = box_corners(box)
     segments = corners[np.asarray(EDGES)]
@@ -148,6 +185,12 @@ def projected_bounds(
 
     Returns:
         ``(left, top, right, bottom)`` in pixels, or None where no part of it lies in the image.
+
+    >>> intrinsic = [[100, 0, 50], [0, 100, 40], [0, 0, 1]]
+    >>> projected_bounds([0, 0, 2.5, 1, 0.5, 1, 0, 0, 0], intrinsic, (100, 80))
+    (25.0, 27.5, 75.0, 52.5)
+    >>> projected_bounds([0, 0, -2.5, 1, 0.5, 1, 0, 0, 0], intrinsic, (100, 80)) is None
+    True
     """
     edges = visible_edges(box, intrinsic)
     if not len(edges):

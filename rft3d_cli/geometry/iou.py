@@ -32,7 +32,7 @@ def box_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     """IoU of every box of one set with every box of another.
 
     Args:
-        a: ``(N, 9)`` boxes ``[x, y, z, dx, dy, dz, a, b, c]``.
+        a: ``(N, 9)`` boxes ``[x, y, z, dx, dy, dz, a, b, c]``, metres and radians.
         b: ``(M, 9)``.
 
     Returns:
@@ -66,7 +66,7 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     """IoU of each box with its partner in another set.
 
     Args:
-        a: ``(N, 9)`` boxes ``[x, y, z, dx, dy, dz, a, b, c]``.
+        a: ``(N, 9)`` boxes ``[x, y, z, dx, dy, dz, a, b, c]``, metres and radians.
         b: ``(N, 9)``.
 
     Returns:
@@ -188,10 +188,19 @@ def _squared_length(vectors: Floats) -> Floats:
 
 
 def checked(boxes: ArrayLike) -> Floats:
-    """Boxes as a float64 array ``(N, 9)``; copied only where they are something else.
+    """Boxes as a float64 array; copied only where they are something else.
+
+    Args:
+        boxes: ``(N, 9)``, or empty. Their numbers are not looked at; :func:`usable` does that.
+
+    Returns:
+        ``(N, 9)``.
 
     Raises:
         ValueError: On another shape.
+
+    >>> checked([[0, 0, 0, 1, 1, 1, 0, 0, 0]]).shape, checked([]).shape
+    ((1, 9), (0, 9))
     """
     array = np.asarray(boxes, dtype=np.float64)
     if array.shape == (0,):
@@ -202,7 +211,17 @@ def checked(boxes: ArrayLike) -> Floats:
 
 
 def usable(boxes: Floats) -> NDArray[np.bool_]:
-    """Which of the boxes ``(N, 9)`` have finite numbers and a volume that floats can hold; the others have IoU 0."""
+    """Which boxes have finite numbers and a volume that floats can hold; the others have IoU 0.
+
+    Args:
+        boxes: ``(N, 9)``, as :func:`checked` returns them.
+
+    Returns:
+        ``(N,)`` booleans.
+
+    >>> usable(checked([[0, 0, 0, 1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0, 0]])).tolist()
+    [True, False]
+    """
     return _usable(np.ascontiguousarray(boxes.T))
 
 

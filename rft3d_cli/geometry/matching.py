@@ -81,7 +81,7 @@ def optimal_matches(
         The matched pairs, by prediction.
 
     Raises:
-        ValueError: If ``iou`` and the labels do not fit.
+        ValueError: If ``iou`` and the labels do not fit, or on a negative threshold.
 
     >>> optimal_matches([[0.6, 0.5], [0.5, 0.0]], ["chair", "chair"], ["chair", "chair"], threshold=0.25)
     [Match(prediction=0, target=1, iou=0.5), Match(prediction=1, target=0, iou=0.5)]
@@ -118,7 +118,7 @@ def output_order_matches(
         The matched pairs, by prediction.
 
     Raises:
-        ValueError: If ``iou`` and the labels do not fit.
+        ValueError: If ``iou`` and the labels do not fit, or on a negative threshold.
 
     >>> output_order_matches([[0.6, 0.5], [0.5, 0.0]], ["chair", "chair"], ["chair", "chair"], 0.25)
     [Match(prediction=0, target=0, iou=0.6)]

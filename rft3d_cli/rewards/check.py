@@ -96,12 +96,20 @@ class Check:
     failures: list[Failure]
 
     def mean(self, variant: str, reward: str) -> float | None:
-        """The mean over all records that have this variant and this reward; None where none has."""
+        """The mean over all records that have this variant and this reward; None where none has.
+
+        >>> Check({"choice": 2}, 0, [Row("choice", EMPTY, "accuracy", [0.0, 1.0], True)], []).mean(EMPTY, "accuracy")
+        0.5
+        """
         values = [v for row in self.rows if (row.variant, row.reward) == (variant, reward) for v in row.values]
         return sum(values) / len(values) if values else None
 
     def ceiling(self, task: str) -> dict[str, float]:
-        """Reward → the mean of the answers as taught: what a model reaches that says exactly those."""
+        """Reward → the mean of the answers as taught: what a model reaches that says exactly those.
+
+        >>> Check({"detection": 1}, 0, [Row("detection", TAUGHT, "det_iou", [0.97], True)], []).ceiling("detection")
+        {'det_iou': 0.97}
+        """
         rows = [row for row in self.rows if (row.task, row.variant) == (task, TAUGHT)]
         return {row.reward: row.mean for row in rows if row.judged}
 
@@ -122,6 +130,19 @@ def check(
         sample: Records to make worse answers of, shared among the tasks.
         seed: Of the ways in which answers get worse.
         done: Called once a record.
+
+    Returns:
+        The scores by task, kind of answer and reward, and the targets that do not score 1.
+
+    Raises:
+        Rft3dError: Where a user's reward fails.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> found = check([example_record("detection")], RewardSet({"det_iou": 1, "det_f1": 1}))
+    >>> [round(found.mean(variant, "det_f1"), 2) for variant in ("target", "moved 20 cm", "empty text")]
+    [1.0, 1.0, 0.0]
+    >>> found.failures
+    []
     """
     values: dict[tuple[str, str, str], list[float]] = {}
     failures: list[Failure] = []
@@ -152,7 +173,11 @@ def check(
 
 
 def judged(rewards: RewardSet, name: str) -> bool:
-    """Whether a reward must give targets 1: those that ship must, except for the length of an answer."""
+    """Whether a reward must give targets 1: those that ship must, except for the length of an answer.
+
+    >>> judged(RewardSet({"length": 1, "det_f1": 1}), "length")
+    False
+    """
     return name not in UNJUDGED and rewards.rewards[name].path is None
 
 
@@ -170,7 +195,15 @@ def _sampled(records: Sequence[Record], count: int) -> set[int]:
 
 
 def variants_of_target(record: Record) -> Iterator[tuple[str, str]]:
-    """The target at full precision and as it is taught, by name; of a record of free text only the latter."""
+    """The target at full precision and as it is taught, by name; of a record of free text only the latter.
+
+    Raises:
+        DataError: For a box or a number that cannot be written.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> list(variants_of_target(example_record("number")))
+    [('target', '2.5'), ('as taught', '2.5')]
+    """
     if record.task != "text":
         yield TARGET, exact_answer(record)
     if record.answer is not None or record.task != "text" or getattr(record.target, "references", None):
@@ -183,6 +216,13 @@ def variants(record: Record, rng: Generator) -> Iterator[tuple[str, str]]:
     Args:
         record: Of any task.
         rng: Of directions, signs, orders and letters.
+
+    Yields:
+        The kind of answer, and its text.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> list(variants(example_record("choice"), np.random.default_rng(0)))[2:]
+    [('another letter', 'A'), ('empty text', '')]
     """
     yield from variants_of_target(record)
     target = record.target

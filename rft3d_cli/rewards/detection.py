@@ -37,6 +37,17 @@ def det_iou(text: str, record: Record, *, det_iou_matching: str = "one_to_one") 
         record: Its record.
         det_iou_matching: ``one_to_one``, or ``best`` for the looser reading: each prediction counts the IoU of its best
             target, whatever the labels, and near-duplicates of a good box pay.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    Raises:
+        UsageError: On another ``det_iou_matching``.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> answer = '[{"label": "chair", "bbox_3d": [0.5, 0, 2, 1, 1, 1, 0, 0, 0]}]'
+    >>> det_iou(answer, example_record("detection")).why
+    '1 of 1 boxes matched, IoU sum 0.33'
     """
     if det_iou_matching not in ("one_to_one", "best"):
         raise UsageError(f"det_iou_matching is {det_iou_matching!r}", "it is one_to_one or best")
@@ -62,6 +73,14 @@ def det_f1(text: str, record: Record, *, iou_threshold: float = 0.25) -> Score |
         text: The completion.
         record: Its record.
         iou_threshold: The IoU above which a matched box counts as found.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> answer = '[{"label": "chair", "bbox_3d": [0.5, 0, 2, 1, 1, 1, 0, 0, 0]}]'
+    >>> det_f1(answer, example_record("detection")).why
+    '1 found, 0 wrong, 1 missed'
     """
     if not isinstance(record.target, DetectionTarget):
         return None
@@ -85,6 +104,18 @@ def det_soft_f1(text: str, record: Record) -> Score | None:
 
     Ours, not the paper's. Two guesses at one uncertain object can pay in expectation; ``overlaps`` in the parts counts
     pairs of predictions of one label that overlap by more than 0.25, to watch for it.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> answer = '[{"label": "chair", "bbox_3d": [0.5, 0, 2, 1, 1, 1, 0, 0, 0]}]'
+    >>> round(det_soft_f1(answer, example_record("detection")).value, 3)
+    0.222
     """
     if not isinstance(record.target, DetectionTarget):
         return None

@@ -16,8 +16,21 @@ def format_reward(text: str, record: Record, *, answer_style: str = "think") -> 
     Detection: a list that ends, every object of it with a label and nine finite numbers, sizes above zero.
     Grounding: one object with a frame and such a box. A think block may come first; it is not required, as in the
     3D-RFT paper, whose perception models were trained without chains of thought. Choice and number:
-    ``<think>…</think><answer>…</answer>`` and nothing else, with an answer that reads; with ``answer_style="direct"``
-    the answer alone, for prompts that ask for it so.
+    ``<think>…</think><answer>…</answer>`` and nothing else, with an answer that reads.
+
+    Args:
+        text: The completion.
+        record: Its record.
+        answer_style: ``think``, or ``direct`` for prompts that ask for the answer of a choice or a number alone.
+
+    Returns:
+        The score, or None for free text.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> format_reward("B", example_record("choice")).why
+    'no <think>'
+    >>> format_reward("B", example_record("choice"), answer_style="direct").value
+    1.0
     """
     problem = _problem(text, record, answer_style)
     return None if problem is None else Score(float(not problem), {}, problem)
@@ -69,6 +82,19 @@ def length(text: str, record: Record, *, full: int = 2048, zero: int = 4096) -> 
     """1 for a readable answer of up to ``full`` characters, falling to 0 at ``zero`` (soft overlong penalty).
 
     An unreadable answer scores 0 however short it is: brevity alone is worth nothing.
+
+    Args:
+        text: The completion.
+        record: Its record.
+        full: Characters up to which it scores 1.
+        zero: Characters from which it scores 0; linear between.
+
+    Returns:
+        The score, or None for free text.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> length("B" + " " * 19, example_record("choice"), full=10, zero=30).value
+    0.5
     """
     readable = _readable(text, record)
     if readable is None:

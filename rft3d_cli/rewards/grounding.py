@@ -21,7 +21,19 @@ SHARPNESS = 2.0
 
 @reward("ground_frame", task="grounding")
 def ground_frame(text: str, record: Record) -> Score | None:
-    """``max(0, 1 − |frame − target| / 5)``, in sampled frames, as in the 3D-RFT paper."""
+    """``max(0, 1 − |frame − target| / 5)``, in sampled frames, as in the 3D-RFT paper.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> ground_frame('{"frame": 0, "bbox_3d": [0, 0, 2, 1, 1, 1, 0, 0, 0]}', example_record("grounding")).value
+    0.8
+    """
     if not isinstance(record.target, GroundingTarget):
         return None
     answer = read_grounding(text)
@@ -37,6 +49,20 @@ def ground_iou(text: str, record: Record) -> Score | None:
     """3D IoU in the axis-aligned world, the box placed by the predicted frame's pose, as in the 3D-RFT paper.
 
     Does not apply to a record without cameras.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task, or without cameras.
+
+    The box is right in frame 1, and half a metre off as seen from frame 0:
+
+    >>> from rft3d_cli.examples import example_record
+    >>> answer = '{"frame": %d, "bbox_3d": [0, 0, 2, 1, 1, 1, 0, 0, 0]}'
+    >>> [ground_iou(answer % frame, example_record("grounding")).why for frame in (1, 0)]
+    ['IoU 1.000', 'IoU 0.333']
     """
     if not isinstance(record.target, GroundingTarget) or record.camera is None:
         return None
@@ -51,7 +77,19 @@ def ground_iou(text: str, record: Record) -> Score | None:
 def ground_near(text: str, record: Record) -> Score | None:
     """``exp(−2 · distance / target diagonal)`` between centres: dense where boxes do not touch, blind to size.
 
-    Does not apply to a record without cameras.
+    Ours, not the paper's. Does not apply to a record without cameras.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task, or without cameras.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> far = ground_near('{"frame": 1, "bbox_3d": [3, 0, 2, 1, 1, 1, 0, 0, 0]}', example_record("grounding"))
+    >>> round(far.value, 3), far.why
+    (0.031, '3.00 m off')
     """
     if not isinstance(record.target, GroundingTarget) or record.camera is None:
         return None
@@ -66,7 +104,12 @@ def ground_near(text: str, record: Record) -> Score | None:
 
 
 def frame_problem(frame: int, record: Record) -> str:
-    """What is wrong with a frame index for a record's clip, or nothing."""
+    """What is wrong with a frame index for a record's clip, or nothing.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> frame_problem(2, example_record("grounding"))
+    'frame 2 of a clip of 2 frames'
+    """
     if record.camera is not None:
         count: int | None = len(record.camera.cam_to_world)
     else:
@@ -77,7 +120,23 @@ def frame_problem(frame: int, record: Record) -> str:
 
 
 def to_world(box: Floats | tuple[float, ...], frame: int, camera: Camera) -> Floats:
-    """A ``(9,)`` box of one frame's camera in the axis-aligned world: ``axis_align · cam_to_world[frame] · box``."""
+    """A box of one frame's camera in the axis-aligned world: ``axis_align · cam_to_world[frame] · box``.
+
+    Args:
+        box: ``(9,)``, metres and radians.
+        frame: Index of the frame, from 0.
+        camera: The cameras of the clip.
+
+    Returns:
+        ``(9,)``.
+
+    Raises:
+        IndexError: For a frame without a pose; see :func:`frame_problem`.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> to_world((0, 0, 2, 1, 1, 1, 0, 0, 0), 1, example_record("grounding").camera)[:3].tolist()
+    [0.5, 0.0, 2.0]
+    """
     pose = np.asarray(camera.axis_align, dtype=np.float64) @ np.asarray(camera.cam_to_world[frame], dtype=np.float64)
     return transform_boxes(box, pose)
 

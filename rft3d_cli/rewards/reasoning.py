@@ -49,7 +49,19 @@ def mean_relative_accuracy(value: float, target: float, *, strict: bool) -> floa
 
 @reward("accuracy", task="choice")
 def accuracy(text: str, record: Record) -> Score | None:
-    """1 where the answer's letter is the right one."""
+    """1 where the answer's letter is the right one.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> accuracy("<answer>B. table</answer>", example_record("choice")).value
+    1.0
+    """
     if not isinstance(record.target, ChoiceTarget):
         return None
     answer = read_choice(text, record.target.options)
@@ -60,7 +72,21 @@ def accuracy(text: str, record: Record) -> Score | None:
 
 @reward("mra", task="number")
 def mra(text: str, record: Record) -> Score | None:
-    """Mean relative accuracy of a numeric answer, strict ``<`` as in the 3D-RFT paper."""
+    """Mean relative accuracy of a numeric answer, strict ``<`` as in the 3D-RFT paper.
+
+    A unit is read where the question's type says which one is asked for: 250 cm is 2.5 m.
+
+    Args:
+        text: The completion.
+        record: Its record.
+
+    Returns:
+        The score, or None for a record of another task.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> mra("250 cm", example_record("number")).value
+    1.0
+    """
     if not isinstance(record.target, NumberTarget):
         return None
     answer = read_number(text, UNITS.get(record.meta.question_type or ""))

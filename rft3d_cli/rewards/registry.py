@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from rft3d_cli.errors import DataError, Rft3dError, UsageError
 from rft3d_cli.records import Record, parse_record
+from rft3d_cli.rewards._docstring import split_docstring
 
 BUILT_IN = ("detection", "format", "grounding", "reasoning")
 """The modules of this package that register rewards; imported when the first name is looked up."""
@@ -71,7 +72,18 @@ class Reward:
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        return self.text.partition("\n")[0]
+
+    @property
+    def text(self) -> str:
+        """What the function's docstring says of it, without arguments and examples."""
+        return split_docstring(inspect.getdoc(self.function) or "")[0]
+
+    @property
+    def option_texts(self) -> dict[str, str]:
+        """What the docstring says of each option; empty where it says nothing."""
+        said = split_docstring(inspect.getdoc(self.function) or "")[1]
+        return {name: said.get(name, "") for name in self.options}
 
     @property
     def notice(self) -> str:
@@ -87,10 +99,22 @@ class Reward:
         return {p.name: None if p.default is p.empty else p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def __call__(self, text: str, record: Record, **options: Any) -> Score | None:
-        """Score one completion; None where the reward does not apply to the record.
+        """Score one completion.
+
+        Args:
+            text: The completion.
+            record: Its record.
+            **options: Some of :attr:`options`.
+
+        Returns:
+            None where the reward does not apply to the record.
 
         Raises:
             Rft3dError: Where a user's reward raises or returns something that is not a finite number.
+
+        >>> from rft3d_cli.examples import example_record
+        >>> get("accuracy")("A", example_record("choice"))
+        Score(value=0.0, parts={}, why='A, not B')
         """
         if self.path is None:
             score: Score | None = self.function(text, record, **options)
@@ -121,8 +145,17 @@ def reward(
         task: The task whose records it scores, or ``all``; it returns None for the others itself.
         prepare: See :class:`Reward`.
 
+    Returns:
+        The decorator; it leaves the function as it is.
+
     Raises:
         ValueError: On an unknown task or a name that is taken.
+
+    >>> @reward("brief", task="letters")
+    ... def brief(text, record):
+    ...     return Score(float(len(text) < 80))
+    Traceback (most recent call last):
+    ValueError: task 'letters' is not one of all, detection, grounding, choice, number
     """
     if task not in REWARD_TASKS:
         raise ValueError(f"task {task!r} is not one of {', '.join(REWARD_TASKS)}")
@@ -144,7 +177,11 @@ def _all() -> dict[str, Reward]:
 
 
 def names(task: str | None = None) -> list[str]:
-    """The names of the registered rewards, sorted; with ``task``, of those that score its records."""
+    """The names of the registered rewards, sorted; with ``task``, of those that score its records.
+
+    >>> names("choice")
+    ['accuracy', 'format', 'length']
+    """
     return sorted(name for name, item in _all().items() if task is None or item.task in (task, "all"))
 
 
@@ -153,6 +190,12 @@ def get(name: str) -> Reward:
 
     Raises:
         UsageError: On an unknown name; the hint names the nearest one.
+
+    >>> get("mra").summary
+    'Mean relative accuracy of a numeric answer, strict ``<`` as in the 3D-RFT paper.'
+    >>> get("det_f2")
+    Traceback (most recent call last):
+    rft3d_cli.errors.UsageError: unknown reward 'det_f2'
     """
     if ":" in name:
         return load(name)
@@ -175,6 +218,14 @@ def load(spec: str) -> Reward:
 
     Raises:
         UsageError: Where the file or the function is missing, or the file does not run.
+
+    >>> import tempfile
+    >>> from rft3d_cli.examples import example_record
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+    ...     _ = file.write("def brief(text, record): return float(len(text) < 80)")
+    ...     file.flush()
+    ...     load(f"{file.name}:brief")("two", example_record("number")).value
+    1.0
     """
     place, _, function_name = spec.rpartition(":")
     path = Path(place)
@@ -247,13 +298,33 @@ class RewardSet:
             raise UsageError(f"unknown reward option {unknown[0]!r}", f"did you mean {near[0]}?" if near else None)
 
     def option(self, name: str, option: str) -> Any:
-        """The value that an option of one of these rewards has; None where there is no such reward or option."""
+        """The value that an option of one of these rewards has; None where there is no such reward or option.
+
+        >>> RewardSet({"det_f1": 1}, {"iou_threshold": 0.5}).option("det_f1", "iou_threshold")
+        0.5
+        """
         if name not in self.rewards:
             return None
         return {**self.rewards[name].options, **self._options[name]}.get(option)
 
     def score(self, text: str, record: Record) -> dict[str, Score]:
-        """Score one completion by the rewards that apply to its record, in the order of the weights."""
+        """Score one completion.
+
+        Args:
+            text: The completion.
+            record: Its record.
+
+        Returns:
+            Name → score of the rewards that apply to the record, in the order of the weights.
+
+        Raises:
+            Rft3dError: Where a user's reward fails.
+
+        >>> from rft3d_cli.examples import example_record
+        >>> scores = RewardSet({"mra": 1, "det_f1": 1}).score("3 m", example_record("number"))
+        >>> {name: score.value for name, score in scores.items()}
+        {'mra': 0.6}
+        """
         out = {}
         for name, item in self.rewards.items():
             score = item(text, record, **self._options[name])
@@ -269,12 +340,27 @@ class RewardSet:
 
         Yields:
             The scores of one answer after another.
+
+        Raises:
+            Rft3dError: Where a user's reward fails.
+
+        >>> from rft3d_cli.examples import example_record
+        >>> group = [(text, example_record("number")) for text in ("2.5", "3", "a few")]
+        >>> [scores["mra"].value for scores in RewardSet({"mra": 1}).score_all(group)]
+        [1.0, 0.6, 0.0]
         """
         for text, record in _prepared(self.rewards.values(), answers):
             yield self.score(text, record)
 
     def total(self, scores: Mapping[str, Score]) -> float:
-        """The weighted sum of scores; see ``format`` for the two ways in which the format reward counts."""
+        """The weighted sum of scores; see ``format`` for the two ways in which the format reward counts.
+
+        >>> scores = {"format": Score(0.0), "mra": Score(0.6)}
+        >>> RewardSet({"format": 1, "mra": 1}).total(scores)
+        0.6
+        >>> RewardSet({"format": 1, "mra": 1}, {"format": "gate"}).total(scores)
+        0.0
+        """
         if self.format == "add":
             return sum(self.weights.get(name, 0.0) * score.value for name, score in scores.items())
         rest = sum(self.weights[name] * score.value for name, score in scores.items() if name != "format")
@@ -317,9 +403,11 @@ def as_trl(name: str | Reward, **options: Any) -> Callable[..., list[float | Non
 
     Raises:
         UsageError: On an unknown reward or option.
+        DataError: From the function itself, where the records do not fit the completions.
 
-    >>> as_trl("det_f1").__name__
-    'det_f1'
+    >>> from rft3d_cli.examples import example_record
+    >>> as_trl("mra")(completions=["2.5", "3"], record=[example_record("number")] * 2)
+    [1.0, 0.6]
     """
     item = name if isinstance(name, Reward) else get(name)
     if unknown := sorted(options.keys() - item.options.keys()):

@@ -30,6 +30,15 @@ def score_predictions(
         A document: ``n``, ``missing`` records, ``rewards`` (name → ``mean`` and ``n``), ``total`` (the mean of weighted
         sums), and ``records``: ``id``, ``task``, ``missing``, ``total`` and ``rewards`` (name → ``value``, ``parts``,
         ``why``). A ``total`` is None where no reward applies, or where sums are not wanted.
+
+    Raises:
+        Rft3dError: Where a user's reward fails.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> records = [example_record("choice"), example_record("number")]
+    >>> found = score_predictions(records, {"example-number": "3"}, RewardSet({"mra": 1, "accuracy": 1}))
+    >>> found["missing"], found["rewards"]["mra"], found["total"]
+    (1, {'mean': 0.6, 'n': 1}, 0.3)
     """
     rows: list[dict[str, Any]] = []
     values: dict[str, list[float]] = {name: [] for name in rewards.rewards}

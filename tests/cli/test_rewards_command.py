@@ -27,7 +27,10 @@ def test_list_names_every_reward_and_what_it_is_for(rft3d: Run) -> None:
 def test_explain_tells_options_and_where_a_reward_comes_from(rft3d: Run, tmp_path: Path) -> None:
     shown = rft3d("rewards", "explain", "det_f1")
     assert shown.out.startswith("det_f1, for detection records\n")
-    assert "iou_threshold: 0.25" in shown.out
+    assert "  iou_threshold: 0.25\n    The IoU above which a matched box counts as found.\n" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "Args:" not in shown.out
+    assert ">>>" not in shown.out
     (tmp_path / "mine.py").write_text('def flat(text, record):\n    """Always one."""\n    return 1\n')
     shown = rft3d("rewards", "explain", "mine.py:flat")
     assert "Always one." in shown.out

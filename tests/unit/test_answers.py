@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ast
 import gc
 import json
 import math
 import string
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from rft3d_cli.answers import (
     detection_answer,
     grounding_answer,
+    option_letters,
     read_boxes,
     read_choice,
     read_grounding,
@@ -353,6 +356,20 @@ pieces = st.sampled_from(
 anything = st.one_of(st.text(max_size=200), st.lists(pieces, max_size=40).map("".join))
 
 
+@pytest.mark.parametrize(
+    ("options", "letters"),
+    [
+        pytest.param(["left", "right"], ["A", "B"], id="none marked"),
+        pytest.param(["B. left", "C. right"], ["B", "C"], id="own letters"),
+        pytest.param(["A. left", "B. right", "neither"], ["A", "B", "C"], id="one without"),
+        pytest.param(["left", "A. right"], ["A", "B"], id="a mark that another has by position"),
+        pytest.param(["A. left", "A. right"], ["A", "B"], id="the same mark twice"),
+    ],
+)
+def test_every_option_has_a_letter_of_its_own(options: list[str], letters: list[str]) -> None:
+    assert option_letters(options) == letters
+
+
 @given(anything)
 @settings(max_examples=300, deadline=None)
 def test_no_text_makes_a_reader_raise_or_invent(text: str) -> None:
@@ -460,9 +477,25 @@ def test_the_line_reader_reads_literals(line: str, value: object) -> None:
     assert read_literal(line) == value
 
 
+escapes = st.sampled_from(
+    [r"\x41", r"\u00e9", r"\U0001F600", r"\101", r"\0", r"\n", r"\\", r"\'", r"\q", r"\v", "é", "a{1}"]
+)
+
+
+@given(st.lists(escapes, max_size=6).map("".join), st.sampled_from(["'", '"']))
+@settings(max_examples=60, deadline=None)
+def test_the_line_reader_reads_strings_as_python_does(body: str, quote: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of an escape that it does not know
+        expected = ast.literal_eval(f"{quote}{body}{quote}")
+    assert read_literal(f"{quote}{body}{quote}") == expected
+
+
 @pytest.mark.parametrize(
     "line",
     [
+        pytest.param(r"'\x4'", id="an escape without its digits"),
+        pytest.param(r"'\U99999999'", id="an escape of no character"),
         pytest.param("{'a': 1}, {'b': 2}", id="two dicts"),
         pytest.param("{'a': 1},", id="comma after"),
         pytest.param("{'a': NaN}", id="NaN"),

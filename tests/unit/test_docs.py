@@ -380,6 +380,35 @@ def test_arrows_point_down_as_contributing_says() -> None:
                     assert level[part_of(name)] > level[here], f"{module} imports {name}"
 
 
+def public_functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Functions of a module and methods of its classes, without what starts with an underscore and properties."""
+    for node in tree.body:
+        inside = node.body if isinstance(node, ast.ClassDef) else []
+        prefix = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        for item in [*inside, node]:
+            if not isinstance(item, ast.FunctionDef) or f".{prefix}{item.name}".count("._"):
+                continue
+            if not any("property" in ast.unparse(decorator) for decorator in item.decorator_list):
+                yield (prefix if item is not node else "") + item.name, item
+
+
+@pytest.mark.parametrize("part", ["geometry", "answers", "rewards", "benchmarks"])
+def test_every_public_function_of_the_core_shows_an_example_and_names_its_errors(part: str) -> None:
+    for path in sorted((ROOT / "rft3d_cli" / part).glob("[!_]*.py")):
+        for name, function in public_functions(ast.parse(path.read_text(encoding="utf-8"))):
+            said = ast.get_docstring(function) or ""
+            assert ">>> " in said or name == "predict", f"{path.name}: {name} has no example"
+            raised = {
+                node.exc.func.id
+                for node in ast.walk(function)
+                if isinstance(node, ast.Raise)
+                and isinstance(node.exc, ast.Call)
+                and isinstance(node.exc.func, ast.Name)
+            }
+            missing = [error for error in raised if f"{error}:" not in said]
+            assert not missing, f"{path.name}: {name} raises {missing[0]} and does not say so"
+
+
 def test_the_house_has_no_room_that_is_not_there() -> None:
     for part in (part for line in house() for part in line):
         assert any((ROOT / "rft3d_cli").glob(part if "*" in part else f"{part}*")), part
