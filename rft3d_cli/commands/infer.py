@@ -43,7 +43,7 @@ def infer(
 ) -> None:  # fmt: skip
     """Ask one question about one video; draw the answer."""
     from rft3d_cli import console
-    from rft3d_cli.commands._prepare import check_forms
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.show.answer import named
     from rft3d_cli.show.infer import ask
 

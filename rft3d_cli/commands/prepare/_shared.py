@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from rft3d_cli.prepare.pictures import Places
     from rft3d_cli.prepare.pipeline import Policy, Report
 
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Convert ScanNet, EmbodiedScan, ScanRefer or VSI-Bench to records, or build synthetic rooms.",
+    epilog="$ rft3d prepare rooms --out data/rooms\n\n"
+    "$ rft3d prepare scannet --scans data/rooms/scans --annotations data/rooms/embodiedscan_infos_train.json "
+    "-o data/rooms/train.jsonl",
+)
+
 # Panels of the help text.
 INPUT, CONTENT, OUTPUT, RUN = "Input", "Content", "Output", "Run"
 
