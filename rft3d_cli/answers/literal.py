@@ -122,7 +122,7 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _python_number(text: str) -> int | float:
     body = text.lstrip("+-")
-    if body.isascii() and body.isdigit() and len(body) <= 64 and len(text) - len(body) <= 1:
+    if body.isascii() and body.isdigit() and len(text) - len(body) <= 1:
         if body[0] == "0" and body.strip("0"):
             raise ValueError("a number with a leading zero")
         return int(text)

@@ -29,7 +29,7 @@ _TOKEN = re.compile(
     r"""|'(?:[^'\\\n]++|\\.)*+('?)"""
     r"""|[^\s\[\]{},:"']++"""
 )
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]++\.?[0-9]*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?")
 _NAMES = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
@@ -327,7 +327,7 @@ def read_float(token: str) -> float | None:
     """A decimal number in ASCII digits; values beyond a float's range read as infinite.
 
     Args:
-        token: The number and nothing else, at most 64 characters, with a sign and an exponent if it has them.
+        token: The number and nothing else, of any length, with a sign and an exponent if it has them.
 
     Returns:
         Its value, or None where the token is no such number.
@@ -335,7 +335,7 @@ def read_float(token: str) -> float | None:
     >>> read_float("-1.50"), read_float("1e999"), read_float("nan"), read_float("1_000")
     (-1.5, inf, None, None)
     """
-    return float(token) if len(token) <= 64 and _NUMBER.fullmatch(token) else None
+    return float(token) if _NUMBER.fullmatch(token) else None
 
 
 def is_number(value: Any) -> bool:

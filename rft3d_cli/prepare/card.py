@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,37 @@ def write_card(
     Returns:
         The card.
     """
-    import json
-
-    rows = list(rejects)
-    rejected = records.with_suffix(".rejects.jsonl")
-    if rows:
-        with atomic_writer(rejected) as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    else:
-        rejected.unlink(missing_ok=True)
     card = {
         "schema": 1,
         "command": command,
-        "records": source(records),
         "options": dict(options),
         "sources": [source(path) for path in sources],
         "counts": dict(counts),
-        "rejects": dict(Counter(row["reason"] for row in rows)),
         "versions": versions(),
     }
+    return save_card(records, card, list(rejects))
+
+
+def save_card(records: Path, card: Mapping[str, Any], rejects: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Write a card beside its records, with what the two files say themselves, and the rejects where there are any.
+
+    Args:
+        records: The JSONL file, already written.
+        card: The rest of the card.
+        rejects: One mapping a thing left out.
+
+    Returns:
+        The whole card.
+    """
+    rejected = records.with_suffix(".rejects.jsonl")
+    if rejects:
+        with atomic_writer(rejected) as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rejects)
+    else:
+        rejected.unlink(missing_ok=True)
+    own = {"records": source(records), "rejects": dict(Counter(row["reason"] for row in rejects))}
+    order = ("schema", "command", "records", "options", "sources", "counts", "rejects", "versions")
+    whole = {**card, **own}
+    card = {key: whole[key] for key in order}
     write_json(records.with_suffix(".card.json"), card)
     return card

@@ -14,18 +14,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
+from rft3d_cli import __version__
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
 from rft3d_cli.files import sha256
 from rft3d_cli.prepare.card import write_card
-from rft3d_cli.records import Record, media_path, write_records
+from rft3d_cli.prepare.unfinished import Part, unfinished
+from rft3d_cli.records import media_path
 
 Job = TypeVar("Job")
+
+__all__ = ["Part", "Policy", "Quarantine", "Report", "Store", "run"]
 
 NAMED = 10
 """Parts named one by one where too many are bad."""
@@ -44,37 +48,6 @@ class Quarantine(DataError):
         self.reason = reason
 
 
-@dataclass
-class Part:
-    """What one part of a data set gave.
-
-    Args:
-        name: The scene.
-        records: In order.
-        rejects: One mapping a thing left out: ``what``, ``reason``, and where it was.
-        counts: Numbers for the report.
-        labels: How often each class is a target.
-        warnings: Things that look wrong but do not stop the part; the same words for the same problem.
-        scan: What was read, for the card.
-        bad: How many of the parts in here were quarantined.
-        total: How many parts are in here.
-    """
-
-    name: str
-    records: list[Record] = field(default_factory=list)
-    rejects: list[dict[str, Any]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    labels: Counter[str] = field(default_factory=Counter)
-    warnings: list[str] = field(default_factory=list)
-    scan: dict[str, Any] | None = None
-    bad: int = 0
-    total: int = 1
-
-    def reject(self, what: str, reason: str, **where: Any) -> None:
-        """Note that something was left out."""
-        self.rejects.append({"what": what, "scene": self.name, **where, "reason": reason})
-
-
 @dataclass(frozen=True)
 class Policy:
     """How to work.
@@ -84,12 +57,16 @@ class Policy:
         stop: Whether the first bad part ends the work.
         max_bad: The largest share of bad parts to accept.
         dry_run: Whether to leave every file as it is.
+        resume: Whether to go on from what an interrupted run of the same kind has finished.
+        shard: Which share of the parts to work on: ``(2, 4)`` is the second of four.
     """
 
     workers: int = 1
     stop: bool = False
     max_bad: float = 0.01
     dry_run: bool = False
+    resume: bool = False
+    shard: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -229,10 +206,10 @@ class _Tally:
         self.warnings: dict[str, list[str]] = {}
         self.scans: list[dict[str, Any]] = []
 
-    def add(self, part: Part) -> None:
+    def add(self, part: Part, records: int) -> None:
         self.total += part.total
         self.bad += part.bad
-        self.records += len(part.records)
+        self.records += records
         self.counts += part.counts
         self.labels += part.labels
         self.rejects += part.rejects
@@ -245,13 +222,14 @@ class _Tally:
             hint = "leave --on-error stop away to quarantine what cannot be used"
             raise DataError(f"{part.name}: {row.get('detail', row['reason'])}", hint)
 
-    def check(self, nothing: str) -> None:
-        """Refuse a result that is empty, or of which too much is bad."""
+    def check(self, nothing: str, again: str) -> None:
+        """Refuse a result that is empty, or of which too much is bad; ``again`` is an option that saves work."""
         bad = [row for row in self.rejects if "detail" in row]
         problems = [DataError(f"{row['scene']}: {row['reason']}: {row['detail']}") for row in bad[:NAMED]]
         if len(bad) > NAMED:
             problems.append(DataError(f"and {len(bad) - NAMED:,} more"))
-        if not self.records:
+        # One share of a data set may well hold nothing.
+        if not self.records and self.policy.shard[1] == 1:
             reasons = Counter(row["reason"] for row in self.rejects)
             why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common())
             head = DataError(f"nothing to write from {self.total:,} {self.what}" + (f": {why}" if why else ""), nothing)
@@ -260,7 +238,7 @@ class _Tally:
             share = math.ceil(1000 * self.bad / self.total) / 1000
             head = DataError(
                 f"{self.bad:,} of {self.total:,} {self.what} cannot be used",
-                f"repair them, name the {self.what} to use, or accept this share: --max-bad {share:g}",
+                f"repair them, name the {self.what} to use, or accept this share: {again}--max-bad {share:g}",
             )
             raise ProblemList([head, *problems])
 
@@ -300,22 +278,39 @@ def run(
 
     Raises:
         DataError: Where nothing, or too little, can be used; nothing is written then but media.
+        UsageError: Where the run to resume was another one.
     """
     start = time.monotonic()
     tally = _Tally(policy, what)
-
-    def records() -> Iterator[Record]:
-        for part in ordered(jobs, partial(guarded, work=work, name=name), policy.workers):
-            tally.add(part)
-            done()
-            yield from part.records
-        tally.check(nothing)
-
+    sources = list(sources)
+    number, count = policy.shard
+    jobs = jobs[len(jobs) * (number - 1) // count : len(jobs) * number // count]
+    if count > 1:
+        options = {**options, "shard": f"{number}/{count}"}
+    worker = partial(guarded, work=work, name=name)
     if policy.dry_run:
-        for _ in records():
-            pass
+        for part in ordered(jobs, worker, policy.workers):
+            tally.add(part, len(part.records))
+            done()
+        tally.check(nothing, "")
     else:
-        write_records(out, records())
+        identity = {
+            "command": command,
+            "rft3d": __version__,
+            "options": dict(options),
+            "sources": [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sources],
+            what: [name(job) for job in jobs],
+        }
+        with unfinished(out, identity, resume=policy.resume) as going:
+            for known in going.finished:
+                tally.add(known.part, known.records)
+                done()
+            for part in ordered(jobs[len(going.finished) :], worker, policy.workers):
+                tally.add(part, len(part.records))
+                going.add(part)
+                done()
+            tally.check(nothing, "--resume " if len(jobs) > 1 else "")
+            going.finish(out)
     counts: dict[str, Any] = {what: tally.total, "bad": tally.bad, **tally.counts, "records": tally.records}
     if tally.labels:
         counts |= {kinds: len(tally.labels), "labels": dict(sorted(tally.labels.items()))}

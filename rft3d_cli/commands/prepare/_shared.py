@@ -102,6 +102,19 @@ DryRun = Annotated[
         "--dry-run", help="Say what would be written; the exit code is that of a real run.", rich_help_panel=RUN
     ),
 ]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Keep the scenes that an interrupted run has finished.", rich_help_panel=RUN),
+]
+Shard = Annotated[
+    str,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="The I-th of N shares of the scenes, for array jobs; rft3d prepare merge joins them.",
+        rich_help_panel=RUN,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=RUN)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path of the result.", rich_help_panel=RUN)]
 
@@ -164,11 +177,17 @@ def media_places(
     return Places(scans, posed, Store(folder, relative_name(folder, root), write=not dry_run)), root
 
 
-def work_policy(workers: int | None, on_error: str, max_bad: float, dry_run: bool) -> Policy:
+def work_policy(
+    workers: int | None, on_error: str, max_bad: float, dry_run: bool, resume: bool = False, shard: str = "1/1"
+) -> Policy:
     """The policy that the options describe."""
+    from rft3d_cli.errors import UsageError
     from rft3d_cli.prepare.pipeline import Policy, cpu_count
 
-    return Policy(workers or cpu_count(), on_error == "stop", max_bad, dry_run)
+    number, count = two_numbers(shard, "/", "--shard", "2/4")
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {shard}: there is no such share", "the shares of four are 1/4, 2/4, 3/4 and 4/4")
+    return Policy(workers or cpu_count(), on_error == "stop", max_bad, dry_run, resume, (number, count))
 
 
 @contextmanager
@@ -176,12 +195,16 @@ def ticking(label: str, quiet: bool) -> Iterator[Callable[[int], Callable[[], ob
     """What a prepare calls with its number of steps, to get what it calls after each."""
     from contextlib import ExitStack
 
-    with ExitStack() as stack:
+    try:
+        with ExitStack() as stack:
 
-        def begin(total: int) -> Callable[[], object]:
-            return (lambda: None) if quiet else stack.enter_context(console.progress(label, total)).advance
+            def begin(total: int) -> Callable[[], object]:
+                return (lambda: None) if quiet else stack.enter_context(console.progress(label, total)).advance
 
-        yield begin
+            yield begin
+    except KeyboardInterrupt:
+        console.note("  stopped; with --resume the same command keeps what is finished")
+        raise
 
 
 def announce(annotations: Path | None, quiet: bool) -> None:

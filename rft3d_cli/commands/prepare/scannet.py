@@ -22,7 +22,9 @@ from rft3d_cli.commands.prepare._shared import (
     OnError,
     Posed,
     Quiet,
+    Resume,
     Scans,
+    Shard,
     SplitName,
     Workers,
     announce,
@@ -96,6 +98,8 @@ def scannet(
     workers: Workers = None,
     on_error: OnError = "quarantine",
     max_bad: MaxBad = 0.01,
+    resume: Resume = False,
+    shard: Shard = "1/1",
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -127,7 +131,7 @@ def scannet(
             per_scene=per_scene,
             seed=seed,
             visibility=visibility,
-            policy=work_policy(workers, on_error, max_bad, dry_run),
+            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
             begin=begin,
         )
     recipe = "tiny-det" if from_rooms(annotations) else "det"

@@ -22,7 +22,9 @@ from rft3d_cli.commands.prepare._shared import (
     OnError,
     Posed,
     Quiet,
+    Resume,
     Scans,
+    Shard,
     SplitName,
     Workers,
     announce,
@@ -95,6 +97,8 @@ def scanrefer(
     workers: Workers = None,
     on_error: OnError = "quarantine",
     max_bad: MaxBad = 0.01,
+    resume: Resume = False,
+    shard: Shard = "1/1",
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -126,7 +130,7 @@ def scanrefer(
             out=out,
             media_root=root,
             spec=GroundingSpec(frames, target, ground_truth, decimals),
-            policy=work_policy(workers, on_error, max_bad, dry_run),
+            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
             begin=begin,
         )
     recipe = "tiny-mix" if from_rooms(annotations) else "grounding"
