@@ -84,6 +84,9 @@ class Data(Section):
     eval: Listed[Text] = Field([], description="Record file, or a list of them, held out.")
     media_root: Maybe[Text] = Field(None, description="Folder of the media paths; by default each file's own folder.")
     limit: Maybe[Count] = Field(None, description="Train on the first so many records of each file.")
+    shared_scenes: bool = Field(
+        False, description="Allow scenes that are both in train and in eval; held-out scores then say little."
+    )
     workers: int = Field(4, ge=0, description="Processes that read and decode; 0 does it in the main process.")
 
 

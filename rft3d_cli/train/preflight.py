@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, Usa
 from rft3d_cli.models.loader import load_processor, model_problems
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config
-from rft3d_cli.records import RecordFile, missing_media, read_records
+from rft3d_cli.records import Meta, RecordFile, missing_media, read_records
 from rft3d_cli.rewards.registry import RewardSet
 from rft3d_cli.train.heldout import OWN
 from rft3d_cli.train.setup import world_size
@@ -25,6 +26,9 @@ from rft3d_cli.train.setup import world_size
 if TYPE_CHECKING:
     from rft3d_cli.models.processor import FrameProcessor
 
+RESCAN = re.compile(r"^(scene\d{4})_\d{2}$")
+SHOWN = 3
+"""Rooms named in a message."""
 SELF_SCORED = 256
 """Records whose target is scored against itself before a run."""
 
@@ -71,6 +75,8 @@ def preflight(recipe: Recipe) -> Report:
     report.problems += _packages(config)
     train = _read(config.data.train, config, report, "train", required=True)
     held_out = _read(config.data.eval, config, report, "eval", required=False)
+    if not config.data.shared_scenes:
+        _leaks(train, held_out, report)
     if not any(isinstance(problem, SetupError) for problem in report.problems):
         _lengths(config, train, held_out, report)
     if config.stage == "grpo":
@@ -116,6 +122,37 @@ def _read(paths: Sequence[str], config: Config, report: Report, name: str, *, re
             tasks[record.task] = tasks.get(record.task, 0) + 1
         report.add(name, f"{path}  " + ", ".join(f"{count:,} {task}" for task, count in tasks.items()))
     return files
+
+
+def _leaks(train: Sequence[RecordFile], held_out: Sequence[RecordFile], report: Report) -> None:
+    """Held-out scores of rooms that were trained on are no held-out scores."""
+    learnt, asked = (
+        {place for source in files for record in source.records if (place := room(record.meta)) is not None}
+        for files in (train, held_out)
+    )
+    if shared := sorted(learnt & asked):
+        some = ", ".join(name for _, name in shared[:SHOWN]) + (", …" if len(shared) > SHOWN else "")
+        report.problems.append(
+            DataError(
+                f"{len(shared):,} of {len(asked):,} rooms of data.eval are in data.train too: {some}",
+                "split by rooms; data.shared_scenes=true trains on them all the same",
+            )
+        )
+
+
+def room(meta: Meta) -> tuple[str, str] | None:
+    """The place that a record shows, by data set and name; None where the record does not say.
+
+    ScanNet scanned many rooms several times: ``scene0000_00`` and ``scene0000_01`` are one. Other data sets ask about
+    its rooms under the same names.
+
+    >>> room(Meta(dataset="scannet", scene="scene0000_01")), room(Meta(dataset="scanrefer", scene="scene0000_00"))
+    (('scannet', 'scene0000'), ('scannet', 'scene0000'))
+    """
+    if not meta.scene:
+        return None
+    rescan = RESCAN.match(meta.scene)
+    return ("scannet", rescan.group(1)) if rescan else (meta.dataset or "", meta.scene)
 
 
 def _rollouts(config: Config, files: Sequence[RecordFile], report: Report) -> None:

@@ -46,6 +46,46 @@ def broken(world: World, tmp_path: Path) -> Path:
     return folder
 
 
+def in_room(source: Path, out: Path, *scenes: str | None) -> str:
+    """A record file whose records say which rooms they show."""
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    for row, scene in zip(rows, scenes, strict=False):
+        row["meta"] = {"dataset": "scannet", "scene": scene}
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows[: len(scenes)]))
+    return str(out)
+
+
+@pytest.mark.parametrize(
+    ("learnt", "asked", "shared"),
+    [
+        pytest.param(["scene0001_00"], ["scene0001_00"], "scene0001", id="the same scan"),
+        pytest.param(["scene0001_00", "scene0002_00"], ["scene0001_01"], "scene0001", id="another scan of the room"),
+        pytest.param(["scene0001_00"], ["scene0002_00", "scene0003_00"], None, id="other rooms"),
+        pytest.param([None], [None], None, id="rooms unknown"),
+        pytest.param(["kitchen_01"], ["kitchen_02"], None, id="names of one's own are whole"),
+    ],
+)
+def test_rooms_of_both_sides_are_refused_unless_allowed(
+    learnt: list[str | None],
+    asked: list[str | None],
+    shared: str | None,
+    world: World,
+    sft_recipe: Make,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "frames").symlink_to(world.data / "frames")
+    source = world.data / "detection.jsonl"
+    keys = [
+        f"data.train={in_room(source, tmp_path / 'train.jsonl', *learnt)}",
+        f"data.eval={in_room(source, tmp_path / 'val.jsonl', *asked)}",
+    ]
+    found = [problem.message for problem in preflight(sft_recipe(*keys)).problems]
+    said = [text for text in found if "data.eval are in data.train too" in text]
+    assert [shared in text for text in said] == ([True] if shared else [])
+    allowed = preflight(sft_recipe(*keys, "data.shared_scenes=true")).problems
+    assert not any("data.eval are" in problem.message for problem in allowed)
+
+
 PROBLEMS = [
     pytest.param(["data.train={data}/none.jsonl"], DataError, "none.jsonl does not exist", id="no-file"),
     pytest.param(["data.train={data}/empty.jsonl"], DataError, "holds no records", id="empty-file"),
