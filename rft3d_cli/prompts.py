@@ -32,6 +32,11 @@ GROUNDING_TAIL = (
 VSI_HEAD = "These are frames of a video."
 VSI_CHOICE = "Answer with the option's letter from the given choices directly."
 VSI_NUMBER = "Please answer the question using a single word or phrase."
+# Ours: neither the paper nor the harness says how to ask for a chain of thought.
+THINK_CHOICE = (
+    "Think first, between <think> and </think>. Then give the option's letter between <answer> and </answer>."
+)
+THINK_NUMBER = "Think first, between <think> and </think>. Then give one number between <answer> and </answer>."
 
 
 def detection_prompt(frames: int) -> str:
@@ -54,6 +59,23 @@ def vsibench_prompt(question: str, options: Sequence[str] | None) -> str:
     if options:
         return "\n".join((VSI_HEAD, question, "Options:", *options, VSI_CHOICE))
     return "\n".join((VSI_HEAD, question, VSI_NUMBER))
+
+
+def thinking_prompt(prompt: str, *, choice: bool) -> str:
+    """A prompt that asks for ``<think>…</think><answer>…</answer>``, the form that reasoning rewards pay for.
+
+    Args:
+        prompt: Of a choice or a number. The VSI-Bench harness's request for a bare answer gives way; a prompt that asks
+            for thinking already stays as it is.
+        choice: Whether an option's letter is asked for, or a number.
+
+    >>> thinking_prompt(vsibench_prompt("How many?", None), choice=False).splitlines()[-1]
+    'Think first, between <think> and </think>. Then give one number between <answer> and </answer>.'
+    """
+    ask = THINK_CHOICE if choice else THINK_NUMBER
+    if prompt.endswith((THINK_CHOICE, THINK_NUMBER)):
+        return prompt
+    return "\n".join((prompt.removesuffix(VSI_CHOICE if choice else VSI_NUMBER).removesuffix("\n"), ask))
 
 
 def prompt_hash(prompts: Sequence[str]) -> str:

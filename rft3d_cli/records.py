@@ -453,8 +453,16 @@ def read_predictions(path: Path | str) -> dict[str, str]:
     Raises:
         DataError: On a missing file or a wrong line.
     """
+    return dict(read_answers(path))
+
+
+def read_answers(path: Path | str) -> Iterator[tuple[str, str]]:
+    """Ids and texts of a file of predictions, line by line; an id may have several.
+
+    Raises:
+        DataError: On a missing file or a wrong line.
+    """
     path = Path(path)
-    out: dict[str, str] = {}
     for number, line in read_lines(path, torn=True):
         try:
             data = json.loads(line)
@@ -467,8 +475,7 @@ def read_predictions(path: Path | str) -> dict[str, str]:
             raise DataError(f'{path} line {number}: a prediction is an object {{"id": …, "prediction": …}}')
         if not isinstance(data["prediction"], str | None):
             raise DataError(f"{path} line {number}: prediction must be text")
-        out[str(data["id"])] = data["prediction"] or ""
-    return out
+        yield str(data["id"]), data["prediction"] or ""
 
 
 def missing_media(source: RecordFile) -> DataError | None:

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import DataError, SetupError, UsageError
 from rft3d_cli.prepare.splits import Split, resolve_split
-from rft3d_cli.prompts import vsibench_prompt
+from rft3d_cli.prompts import thinking_prompt, vsibench_prompt
 from rft3d_cli.records import ChoiceTarget, Clip, Meta, NumberTarget, Record, RecordFile, media_path, read_lines
 
 # Scoring reads published questions through here and has no use for worker processes.
@@ -32,10 +33,12 @@ class ClipSpec:
     Args:
         frames: Frames a clip.
         sampler: See :data:`rft3d_cli.video.SAMPLERS`.
+        answer_style: ``think`` asks for a chain of thought before the answer, ``direct`` as the harness does.
     """
 
     frames: int = 32
     sampler: str = "linspace-floor"
+    answer_style: str = "direct"
 
 
 def read_questions(path: Path) -> list[Any]:
@@ -358,12 +361,15 @@ def _record(question: Question, path: str, split: Split, spec: ClipSpec) -> Reco
     }
     if question.pruned is not None:
         meta["pruned"] = question.pruned
-    return Record(
+    prompt = vsibench_prompt(question.text, question.options)
+    if spec.answer_style == "think":
+        prompt = thinking_prompt(prompt, choice=question.options is not None)
+    record = Record(
         id=question.id,
         task=task,
         video=Clip(path=path, frames=spec.frames, sampler=spec.sampler),
-        prompt=vsibench_prompt(question.text, question.options),
-        answer=question.truth,
+        prompt=prompt,
         target=target,
         meta=Meta.model_validate(meta),
     )
+    return record.model_copy(update={"answer": in_style(question.truth, record, spec.answer_style)})

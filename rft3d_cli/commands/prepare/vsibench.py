@@ -61,6 +61,13 @@ def vsibench(
         Sampler,
         typer.Option(help="How they are to be chosen.", rich_help_panel=CONTENT),
     ] = "linspace-floor",
+    answer_style: Annotated[
+        Literal["direct", "think"],
+        typer.Option(
+            help="What prompts ask for: the answer alone, as the benchmark does, or a chain of thought before it.",
+            rich_help_panel=CONTENT,
+        ),
+    ] = "direct",
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out questions whose video is missing.", rich_help_panel=INPUT)
     ] = False,
@@ -93,7 +100,7 @@ def vsibench(
             media_root=media_root,
             split=chosen,
             out=out,
-            spec=ClipSpec(frames, sampler),
+            spec=ClipSpec(frames, sampler, answer_style),
             allow_missing=allow_missing,
             policy=work_policy(1, on_error, max_bad, dry_run),
             begin=begin,
