@@ -35,15 +35,20 @@ from rft3d_cli.samplers import Sampler
 
 MEDIA_HINT = "name the folder of the media (--media-root DIR, or data.media_root=DIR)"
 
+MAX_NUMBER = 1e6
+"""Largest magnitude of a number in a box or a pose: a kilometre-sized room is a slip, and its square fits a float."""
+
 SCHEMA = 1
 TASKS = ("detection", "grounding", "choice", "number", "text")
 Task = Literal["detection", "grounding", "choice", "number", "text"]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Box9 = tuple[Finite, Finite, Finite, Size, Size, Size, Finite, Finite, Finite]
-Matrix3 = Annotated[list[Annotated[list[Finite], Field(min_length=3, max_length=3)]], Field(min_length=3, max_length=3)]
-Matrix4 = Annotated[list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=4, max_length=4)]
+Bounded = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=MAX_NUMBER, allow_inf_nan=False)]
+Box9 = tuple[Bounded, Bounded, Bounded, Size, Size, Size, Bounded, Bounded, Bounded]
+_THREE, _FOUR = Field(min_length=3, max_length=3), Field(min_length=4, max_length=4)
+Matrix3 = Annotated[list[Annotated[list[Bounded], _THREE]], _THREE]
+Matrix4 = Annotated[list[Annotated[list[Bounded], _FOUR]], _FOUR]
 
 
 def _text(value: Any) -> Any:
@@ -463,6 +468,7 @@ def read_answers(path: Path | str) -> Iterator[tuple[str, str]]:
         DataError: On a missing file or a wrong line.
     """
     path = Path(path)
+    whole = False
     for number, line in read_lines(path, torn=True):
         try:
             data = json.loads(line)
@@ -470,7 +476,10 @@ def read_answers(path: Path | str) -> Iterator[tuple[str, str]]:
             if line.endswith("\n"):
                 why = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
                 raise DataError(f"{path} line {number}: {why}") from None
+            if not whole:
+                raise DataError(f"{path} holds no predictions, only half a line") from None
             continue
+        whole = True
         if not isinstance(data, dict) or "id" not in data or "prediction" not in data:
             raise DataError(f'{path} line {number}: a prediction is an object {{"id": …, "prediction": …}}')
         if not isinstance(data["prediction"], str | None):

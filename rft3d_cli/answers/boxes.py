@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rft3d_cli.answers.scan import MAX_NUMBER, Flaw, Found, Region, answer_region, is_number, scan_objects, strict_json
+from rft3d_cli.answers.scan import Flaw, Found, Region, answer_region, is_number, scan_objects, strict_json
 from rft3d_cli.geometry.boxes import Boxes3D
+from rft3d_cli.records import MAX_NUMBER
 
 _CACHED = 1024
 _SNIPPET = 120
@@ -119,7 +120,8 @@ def _boxes(region: Region) -> BoxesAnswer:
             boxes.append(found.data["bbox_3d"])
         else:
             dropped.append(Dropped(problem or "no label", _snippet(region.text, found), label))
-    found_any = scan.empty_list or bool(scan.objects)
+    dropped += [Dropped("a box without a label", "")] * scan.strays
+    found_any = scan.empty_list or bool(scan.objects or scan.strays)
     why = "" if found_any else region.why or "no list of boxes"
     return BoxesAnswer(Boxes3D(boxes, labels), found_any, tuple(dropped), region.truncated or scan.truncated, why)
 

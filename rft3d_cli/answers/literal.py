@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
 from rft3d_cli.answers.scan import MAX_DEPTH, read_float
 
 _LITERAL_TOKEN = re.compile(
-    r"""\s*+(?:([\[\]{}(),:])|("(?:[^"\\\n]++|\\.)*+"|'(?:[^'\\\n]++|\\.)*+')|([^\s\[\]{}(),:"']++))"""
+    r"""[ \t\f\r\n]*+(?:([\[\]{}(),:])|("(?:[^"\\\n]++|\\.)*+"|'(?:[^'\\\n]++|\\.)*+')|([^\s\[\]{}(),:"']++))"""
 )
 # An object of plain strings, numbers and lists of numbers reads the same as JSON and as Python, and fast as JSON.
 _PLAIN = re.compile(r'\{(?:"[^"\\\n]*+": (?:"[^"\\\n]*+"|\[[-+0-9.eE, ]*+\]|[-+0-9.eE]++)(?:, )?+)*+\}')
 _PYTHON_NAMES = {"True": True, "False": False, "None": None}
-_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)")
+_ESCAPE = re.compile(r"\\(N\{[^{}]*\}|x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{1,3}|.)")
 _ESCAPES = {**dict(zip("ntrbfva", "\n\t\r\b\f\v\a", strict=True)), **{mark: mark for mark in "'\"\\"}}
 _CLOSERS = {"[": "]", "{": "}", "(": ")"}
 MAX_LITERAL = 10_000
@@ -44,6 +45,8 @@ def read_literal(line: str) -> Any:
     """
     if len(line) > MAX_LITERAL:
         raise ValueError("the line is too long")
+    if "\0" in line:
+        raise ValueError("a null character")
     if _PLAIN.fullmatch(line):
         try:
             return json.loads(line)
@@ -110,7 +113,12 @@ def _literal(token: tuple[str, str], tokens: Iterator[tuple[str, str]], depth: i
 def _unescaped(match: re.Match[str]) -> str:
     """What one backslash escape of a Python string stands for; an unknown one stands for itself."""
     code = match.group(1)
-    if code[0] in "xuU" and len(code) == 1:
+    if code.startswith("N{"):
+        try:
+            return unicodedata.lookup(code[2:-1])
+        except KeyError:
+            raise ValueError(f"\\{code} is no character") from None
+    if code[0] in "xuUN" and len(code) == 1:
         raise ValueError(f"\\{code} without its digits")
     if code[0] in "xuU01234567":
         number = int(code, 8) if code[0].isdigit() else int(code[1:], 16)

@@ -13,14 +13,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from rft3d_cli.records import MAX_NUMBER
+
 MAX_CHARS = 1 << 18
 """Characters of an answer that are read: thirty times the longest real detection answer."""
 
 MAX_DEPTH = 16
 """Open brackets that are remembered; deeper nesting forgets the outermost ones."""
-
-MAX_NUMBER = 1e6
-"""Largest magnitude of a number in a box. A kilometre-sized room is a slip, and squares of it still fit a float."""
 
 _OPEN = re.compile(r"[\[{]")
 _TOKEN = re.compile(
@@ -116,11 +115,13 @@ class Scan:
         objects: Objects with a wanted key, in the order in which they close.
         empty_list: An explicit ``[]`` that is no part of an object's box.
         truncated: The text ends inside a bracket.
+        strays: Lists of nine numbers outside the objects.
     """
 
     objects: list[Found] = field(default_factory=list)
     empty_list: bool = False
     truncated: bool = False
+    strays: int = 0
 
 
 class _Frame:
@@ -221,6 +222,10 @@ def scan_objects(text: str, wanted: frozenset[str]) -> Scan:
     return out
 
 
+def _looks_like_a_box(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 9 and all(isinstance(item, float) for item in value)
+
+
 def _refuse(name: str) -> float:
     raise ValueError(name)
 
@@ -283,9 +288,14 @@ def _report(out: Scan, frame: _Frame, outer: list[_Frame], end: int, wanted: fro
         listed = bool(outer) and outer[-1].items is not None
         if listed or frame.key in wanted or wanted & frame.data.keys():
             out.objects.append(Found(frame.data, frame.start, end, flaw))
+        else:
+            out.strays += sum(map(_looks_like_a_box, frame.data.values()))
     elif frame.items is not None and any(isinstance(item, dict) for item in frame.items):
         strays = sum(not isinstance(item, dict) for item in frame.items)
         out.objects.extend([Found({}, frame.start, end, "a list element is not an object")] * strays)
+    elif frame.items is not None and all(other.data is None for other in outer):
+        # A list inside is left to its own list, which may hold objects and then reports it.
+        out.strays += sum(map(_looks_like_a_box, frame.items)) + (not outer and _looks_like_a_box(frame.items))
 
 
 def _scalar(token: str, closed: bool) -> Any:

@@ -21,7 +21,7 @@ _MAX_SHORT = 4096
 
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]{0,50})\}")
 _BOXED = re.compile(r"\\boxed\s?\{([^{}]{0,200})\}")
-_MARKUP = re.compile(r"(?<![0-9])[*`$]|[*`$](?![0-9])")
+_MARKUP = re.compile(r"(?<![0-9*`$])[*`$]++|[*`$]++(?![0-9*`$])")
 _STATED = re.compile(r"\banswer\b(?:\s(?:is|would be|should be)\b)?\s?:?\s?", re.IGNORECASE | re.ASCII)
 
 
@@ -74,9 +74,15 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     by_text = [letter for letter, option in texts.items() if option and _same(text, option)]
     if len(by_text) == 1:
         return ChoiceAnswer(by_text[0])
+    denied = {letter.upper() for letter in _DENIED.findall(text)}
     letters = sorted(set(_letters(text, texts)))
+    if len(text.split()) <= _WORDY and not _STATED.search(text):
+        # In a few words every letter is put forward.
+        letters = sorted({*letters, *(letter for letter in _ALONE.findall(text) if letter in texts or not texts)})
     if not letters:
         return ChoiceAnswer(None, "no letter")
+    if denied.issuperset(letters):
+        return ChoiceAnswer(None, f"says not {letters[0]}")
     if len(letters) > 1:
         return ChoiceAnswer(None, "names " + " and ".join(letters[:4]))
     if texts and letters[0] not in texts:
@@ -89,12 +95,18 @@ _LEAD = re.compile(r"(?:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:,;\n]|$)",
 _LEAD_TEXT = re.compile(r"[(\[]?([A-Z])[)\].:]?\s(.*)", re.DOTALL)
 _AFTER = re.compile(r"(?:[Oo]ption\s)?[(\[]?([A-Z](?![A-Za-z0-9'])|[a-z](?=[)\].:]|$))")
 _OTHER = re.compile(
-    r"[)\]]?,?\s?\(?(?:or|and|/|,|&)\s?(?:maybe\s|perhaps\s|possibly\s)?(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])"
+    r"[)\]]?,?\s?\(?(?:or|and|/|,|;|&)\s?(?:also\s|maybe\s|perhaps\s|possibly\s)?(?:option\s)?[(\[]?([A-Z])"
+    r"(?![A-Za-z0-9'])"
 )
 _LISTED = re.compile(r"\n\s*[(\[]?([A-Z])(?:[)\].:,;]|\s*(?:\n|$))")
 """A line that puts a letter forward: after another one, the text lists options and chooses none."""
 _PARENTHESES = re.compile(r"\(([A-Z])\)")
-_LAST_WORD = re.compile(r"(?<!not)\s[(\[]?([A-Z])[)\]]?\.?$")
+_LAST_WORD = re.compile(r"\s[(\[]?([A-Z])[)\]]?\.?$")
+_DENIED = re.compile(
+    r"\b(?:not|neither|nor|never|isn't|except)\s(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])", re.IGNORECASE
+)
+_ALONE = re.compile(r"(?<![A-Za-z0-9'])(?!A\s(?!(?:or|and|nor|but)\b)[a-z])([A-Z])(?![A-Za-z0-9'])")
+"""A letter by itself; "A chair" has an article."""
 
 
 def _letters(text: str, texts: dict[str, str]) -> list[str]:
@@ -185,13 +197,17 @@ _UNIT = re.compile(
 _INCHES = re.compile(r"[ -]?in\.?$", re.IGNORECASE)
 """At the end of an answer; before more words it is the preposition."""
 _MORE = re.compile(
-    r"[ -]?(?:(?:and |& )?(?:a |one )?(?:hal(?:f|ves)|thirds?|quarters?)|hundred|thousand|million|billion|dozen)\b",
+    r"[ -]?(?:(?:and |& )?(?:a |one )?(?:hal(?:f|ves)|thirds?|quarters?|tenths?)"
+    r"|(?:hundred|thousand|million|billion)(?:th)?s?|dozens?)\b",
     re.IGNORECASE,
 )
 """Words that make another number of the one before them."""
 _DIGITS = re.compile(r"[-+]?(?:[0-9]++(?:[.,_][0-9]++)*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
-_RANGE = re.compile(r"\s?(?:-|–|—|~|to|or|/|x|×)\s?(?=[0-9.])", re.IGNORECASE)
+_RANGE = re.compile(r"\s?(?:-|–|—|~|to|or|/|x|×|\+|\*\*?|\^|÷)\s?(?=[0-9.])|\s(?=[0-9.])", re.IGNORECASE)
+"""Between two numbers that are then no one number: a range, a sum, groups of digits."""
+_BETWEEN = re.compile(r"\b(?:between|from)\s$", re.IGNORECASE)
+_MINUS = re.compile(r"\b(?:minus|negative)\s$", re.IGNORECASE)
 _SMALL_WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen"
@@ -200,7 +216,10 @@ _TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SMALL = {word: value for value, word in enumerate(_SMALL_WORDS.split())}
 _TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), start=2)}
 _WORDS_BEYOND = frozenset(
-    ["minus", "half", "halves", "third", "thirds", "quarter", "quarters", "thousand", "million", "billion", "dozen"]
+    {
+        *("minus", "negative", "point", "half", "halve", "third", "quarter", "tenth", "hundredth", "thousandth"),
+        *("thousand", "million", "billion", "dozen"),
+    }
 )
 """Words of numbers that are not read, and that change the one beside them."""
 _WORDY = 8
@@ -251,6 +270,8 @@ def _number(region: Region, unit: str | None) -> NumberAnswer:
     if not found:
         return _number_words(text)
     values = {_in_unit(quantity, unit) for quantity in found}
+    if not stated and (worded := _number_words(text).value) is not None:
+        values.add(worded)
     if len(values) > 1:
         return NumberAnswer(None, f"{len(values)} different numbers")
     value = values.pop()
@@ -264,17 +285,22 @@ def _quantities(text: str) -> list[_Quantity] | str:
     for match in _DIGITS.finditer(text):
         token, start = match.group(), match.start()
         before = text[start - 1 : start]
-        if out and token[0] in "+-" and start == end:
+        if out and (token[0] in "+-" or text[end:start] in ("^", "**")) and not text[end:start].strip("^*"):
             return "a range"
         if before and (before in "_^.+-" or before.isalnum()) and start != end:
             continue
-        if out and (joint := _RANGE.match(text, end)) and joint.end() == start:
+        if _BETWEEN.search(text, max(start - 10, 0), start) or (
+            out and (joint := _RANGE.match(text, end)) and joint.end() == start
+        ):
             return "a range"
         value = read_float(token.replace(",", "") if _GROUPED.fullmatch(token) else token)
         if value is None:
             return f"{token[:20]!r} is not one number"
-        if _MORE.match(text, match.end()):
+        after = text[match.end() : match.end() + 1]
+        if _MORE.match(text, match.end()) or _MINUS.search(text, max(start - 10, 0), start):
             return "a number that goes on in words"
+        if after.isnumeric() and not after.isascii():
+            return "a number that goes on in other digits"
         measure = _UNIT.match(text, match.end())
         inches = None if measure else _INCHES.match(text, match.end())
         end = measure.end() if measure else match.end()
@@ -294,7 +320,7 @@ def _number_words(text: str) -> NumberAnswer:
     words = re.findall(r"[a-z]++", text.lower(), re.ASCII)
     if len(words) > _WORDY:
         return NumberAnswer(None, "no number")
-    if _WORDS_BEYOND.intersection(words):
+    if _WORDS_BEYOND.intersection([*words, *(word.removesuffix("s") for word in words)]):
         return NumberAnswer(None, "a number that goes on in words")
     values: list[int] = []
     joinable = False

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from rft3d_cli.answers.scan import MAX_NUMBER
 from rft3d_cli.geometry.boxes import Floats
+from rft3d_cli.records import MAX_NUMBER
 
 
 def strip_fence(text: str) -> str:

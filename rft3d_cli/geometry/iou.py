@@ -3,7 +3,8 @@
 Exact means to rounding error for every pair, nearly parallel, touching, flush and thin ones included; there is no
 tolerance and no fallback. One box is mapped to the cube [-1, 1]³ and the volume that the other shares with it is
 integrated (:mod:`rft3d_cli.geometry._clamped`). Most pairs in a room end before that, at their bounding spheres or at
-one of six axes along which they lie apart.
+one of six axes along which they lie apart. Where both boxes are plates or needles, rounding grows with their aspect:
+to 1e-9 at 1e6.
 
 A box with a size that is not positive, or with any number that is not finite, has IoU 0 with everything. So has one
 that no metre can measure: sizes outside 1e-30 … 1e30 or a centre beyond 1e30.
@@ -26,6 +27,12 @@ FEW = 8
 
 CHUNK = 512
 """Pairs at a time; keeps the working set within a core's cache."""
+
+BLOCK = 4096
+"""Pairs whose boxes are prepared at a time; bounds the memory."""
+
+FAR_REACH = 1e3
+"""A box that reaches further in units of another's half sizes costs digits."""
 
 
 def box_iou(a: ArrayLike, b: ArrayLike) -> Floats:
@@ -84,10 +91,13 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> Floats:
     if len(first) < FEW:
         pairs = zip(first.tolist(), second.tolist(), strict=True)
         return np.array([single_iou(box, other) for box, other in pairs], dtype=np.float64)
-    boxes, n, out = _Boxes.of(first, second), len(first), np.zeros(len(first))
-    shift = boxes.centre[:, :n] - boxes.centre[:, n:]
-    near = np.flatnonzero(_squared_length(shift) < (boxes.radius[:n] + boxes.radius[n:]) ** 2)
-    out[near] = _near_iou(boxes, near, n + near)
+    out = np.zeros(len(first))
+    for start in range(0, len(first), BLOCK):
+        part = slice(start, start + BLOCK)
+        boxes, n = _Boxes.of(first[part], second[part]), len(out[part])
+        shift = boxes.centre[:, :n] - boxes.centre[:, n:]
+        near = np.flatnonzero(_squared_length(shift) < (boxes.radius[:n] + boxes.radius[n:]) ** 2)
+        out[start + near] = _near_iou(boxes, near, n + near)
     return out
 
 
@@ -98,12 +108,16 @@ class _Boxes(NamedTuple):
         centre: ``(3, N)``.
         radius: ``(N,)`` of the bounding sphere; NaN for boxes without a volume, which are then near nothing.
         volume: ``(N,)``.
+        least: ``(N,)`` smallest half size.
+        most: ``(N,)`` largest half size.
         table: ``(18, N)`` centre, half sizes, angles and rotation matrix, row by row.
     """
 
     centre: Floats
     radius: Floats
     volume: Floats
+    least: Floats
+    most: Floats
     table: Floats
 
     @classmethod
@@ -118,14 +132,19 @@ class _Boxes(NamedTuple):
             boxes[:, ~good] = np.nan
         half /= 2
         rotation_rows(table[6:9], out=table[9:].reshape(3, 3, -1))
-        return cls(table[:3], np.sqrt(_squared_length(half)), half[0] * half[1] * half[2], table)
+        x, y, z = half
+        least, most = np.minimum(np.minimum(x, y), z), np.maximum(np.maximum(x, y), z)
+        return cls(table[:3], np.sqrt(_squared_length(half)), x * y * z, least, most, table)
 
 
 def _near_iou(boxes: _Boxes, i: Indices, j: Indices) -> Floats:
     """``(P,)`` IoU of boxes ``i`` with boxes ``j``, worth a closer look because their bounding spheres meet."""
     _keep_freed_memory()
-    # The smaller box becomes the cube: then more of the other's edges pass it by.
+    # The smaller box becomes the cube: then more of the other's edges pass it by. But in units of a thin plate the
+    # other box may be so large that its place is rounded away; then the one with the shorter reach is cut.
     swap = boxes.volume[j] < boxes.volume[i]
+    reach, other = boxes.most[j] / boxes.least[i], boxes.most[i] / boxes.least[j]
+    swap = np.where(np.maximum(reach, other) > FAR_REACH, other < reach, swap)
     i, j = np.where(swap, j, i), np.where(swap, i, j)
     out = np.zeros(len(i))
     for start in range(0, len(i), CHUNK):

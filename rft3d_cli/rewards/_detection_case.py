@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rft3d_cli.answers import read_boxes
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
-from rft3d_cli.geometry.iou import paired_iou
+from rft3d_cli.geometry.iou import BLOCK, paired_iou
 from rft3d_cli.geometry.matching import Match, optimal_matches
 from rft3d_cli.records import DetectionTarget, Record
 from rft3d_cli.rewards.registry import Score
@@ -22,6 +22,8 @@ MIN_CAP = 50
 
 HEAVY_OVERLAP = 0.25
 """IoU above which two predictions of one label count as two guesses at one object."""
+
+Indices = NDArray[np.intp]
 
 KEPT = 1024
 """Answers, and targets, that are remembered."""
@@ -73,12 +75,14 @@ class Case:
     def trivial(self) -> Score | None:
         """The score where there is nothing to match."""
         if self.why:
-            return Score(0.0, self.parts, self.why)
+            return Score(0.0, dict(self.parts), self.why)
         if not len(self.target):
             right = self.n_pred == 0
-            return Score(float(right), self.parts, "rightly empty" if right else f"{self.n_pred} boxes where none is")
+            return Score(
+                float(right), dict(self.parts), "rightly empty" if right else f"{self.n_pred} boxes where none is"
+            )
         if not len(self.predicted):
-            return Score(0.0, self.parts, f"no usable box for {len(self.target)} objects")
+            return Score(0.0, dict(self.parts), f"no usable box for {len(self.target)} objects")
         return None
 
 
@@ -108,31 +112,50 @@ def _cases_of(answers: Sequence[tuple[str, Record]]) -> list[Case]:
 
 
 def _ious(cases: Sequence[Case]) -> list[Floats]:
-    places = [_same(case.predicted.labels, case.target.labels).nonzero() for case in cases]
-    pairs = [
-        (case.predicted.boxes[rows], case.target.boxes[columns])
-        for case, (rows, columns) in zip(cases, places, strict=True)
-    ]
     out = [np.zeros((len(case.predicted), len(case.target))) for case in cases]
-    for iou, place, found in zip(out, places, _in_one_call(pairs), strict=True):
+    places = [_same(case.predicted.labels, case.target.labels).nonzero() for case in cases]
+    pairs = [_Pairs(case.predicted, case.target, *place) for case, place in zip(cases, places, strict=True)]
+    for iou, place, found in zip(out, places, _in_few_calls(pairs), strict=True):
         iou[place] = found
     return out
 
 
 def _overlaps(cases: Sequence[Case]) -> list[int]:
-    pairs = []
-    for case in cases:
-        first, second = np.triu(_same(case.predicted.labels, case.predicted.labels), 1).nonzero()
-        pairs.append((case.predicted.boxes[first], case.predicted.boxes[second]))
-    return [int((found > HEAVY_OVERLAP).sum()) for found in _in_one_call(pairs)]
+    found = [(case.predicted, np.triu(_same(case.predicted.labels, case.predicted.labels), 1)) for case in cases]
+    pairs = [_Pairs(boxes, boxes, *same.nonzero()) for boxes, same in found]
+    return [int((found > HEAVY_OVERLAP).sum()) for found in _in_few_calls(pairs)]
 
 
-def _in_one_call(pairs: Sequence[tuple[Floats, Floats]]) -> list[Floats]:
+class _Pairs(NamedTuple):
+    """Pairs of boxes of two sets, by index."""
+
+    one: Boxes3D
+    other: Boxes3D
+    rows: Indices
+    columns: Indices
+
+
+def _in_few_calls(pairs: Sequence[_Pairs]) -> list[Floats]:
     """IoU of several lists of pairs: small calls cost more for starting than for their pairs."""
-    if not pairs:
-        return []
-    first, second = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    return np.split(paired_iou(first, second), np.cumsum([len(one) for one, _ in pairs])[:-1])
+    out = [np.zeros(len(item.rows)) for item in pairs]
+    waiting: list[tuple[Floats, Floats, Floats]] = []
+
+    def call() -> None:
+        if waiting:
+            places, first, second = zip(*waiting, strict=True)
+            found = paired_iou(np.concatenate(first), np.concatenate(second))
+            for place, values in zip(places, np.split(found, np.cumsum([len(p) for p in places])[:-1]), strict=True):
+                place[:] = values
+            waiting.clear()
+
+    for place, (one, other, rows, columns) in zip(out, pairs, strict=True):
+        for start in range(0, len(rows), BLOCK):
+            part = slice(start, start + BLOCK)
+            waiting.append((place[part], one.boxes[rows[part]], other.boxes[columns[part]]))
+            if sum(len(first) for _, first, _ in waiting) >= BLOCK:
+                call()
+    call()
+    return out
 
 
 def _distinct(boxes: Boxes3D) -> Boxes3D:

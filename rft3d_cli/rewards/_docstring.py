@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _SECTION = re.compile(r"(Args|Arguments|Returns|Yields|Raises|Example|Examples|Note|Notes):\s*$")
-_ARGUMENT = re.compile(r"(\w+)(?: \([^)]*\))?:\s+(.*)")
+_ARGUMENT = re.compile(r"\*{0,2}(\w+)(?: \(.*\))?:\s*(.*)")
 
 
 def split_docstring(text: str) -> tuple[str, dict[str, str]]:
@@ -33,5 +33,5 @@ def split_docstring(text: str) -> tuple[str, dict[str, str]]:
             if match:
                 name, arguments[match.group(1)] = match.group(1), match.group(2)
             elif name:
-                arguments[name] += f" {line.strip()}"
+                arguments[name] = f"{arguments[name]} {line.strip()}".strip()
     return "\n".join(lines[:first]).strip(), arguments

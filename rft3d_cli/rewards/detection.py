@@ -77,11 +77,16 @@ def det_f1(text: str, record: Record, *, iou_threshold: float = 0.25) -> Score |
     Returns:
         The score, or None for a record of another task.
 
+    Raises:
+        UsageError: On a threshold that is no share.
+
     >>> from rft3d_cli.examples import example_record
     >>> answer = '[{"label": "chair", "bbox_3d": [0.5, 0, 2, 1, 1, 1, 0, 0, 0]}]'
     >>> det_f1(answer, example_record("detection")).why
     '1 found, 0 wrong, 1 missed'
     """
+    if not isinstance(iou_threshold, int | float) or not 0 <= iou_threshold < 1:
+        raise UsageError(f"iou_threshold is {iou_threshold!r}", "it is a share from 0 to below 1")
     if not isinstance(record.target, DetectionTarget):
         return None
     case = case_of(text, record.target)

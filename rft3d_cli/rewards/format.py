@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from rft3d_cli.answers import read_boxes, read_choice, read_grounding, read_number
+from rft3d_cli.errors import UsageError
 from rft3d_cli.records import ChoiceTarget, DetectionTarget, GroundingTarget, NumberTarget, Record
+from rft3d_cli.rewards.reasoning import asked_unit
 from rft3d_cli.rewards.registry import Score, reward
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
@@ -26,12 +28,17 @@ def format_reward(text: str, record: Record, *, answer_style: str = "think") -> 
     Returns:
         The score, or None for free text.
 
+    Raises:
+        UsageError: On another ``answer_style``.
+
     >>> from rft3d_cli.examples import example_record
     >>> format_reward("B", example_record("choice")).why
     'no <think>'
     >>> format_reward("B", example_record("choice"), answer_style="direct").value
     1.0
     """
+    if answer_style not in ("think", "direct"):
+        raise UsageError(f"answer_style is {answer_style!r}", "it is think or direct")
     problem = _problem(text, record, answer_style)
     return None if problem is None else Score(float(not problem), {}, problem)
 
@@ -51,7 +58,7 @@ def _problem(text: str, record: Record, answer_style: str) -> str | None:
     if isinstance(record.target, ChoiceTarget):
         return _style_problem(text, answer_style) or read_choice(text, record.target.options).why
     if isinstance(record.target, NumberTarget):
-        return _style_problem(text, answer_style) or read_number(text).why
+        return _style_problem(text, answer_style) or read_number(text, asked_unit(record)).why
     return None
 
 
@@ -114,5 +121,5 @@ def _readable(text: str, record: Record) -> bool | None:
     if isinstance(target, ChoiceTarget):
         return read_choice(text, target.options).letter is not None
     if isinstance(target, NumberTarget):
-        return read_number(text).value is not None
+        return read_number(text, asked_unit(record)).value is not None
     return None

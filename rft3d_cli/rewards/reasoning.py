@@ -27,6 +27,16 @@ UNITS = {"object_abs_distance": "m", "object_size_estimation": "cm", "room_size_
 """The unit that a VSI-Bench question type asks for."""
 
 
+def asked_unit(record: Record) -> str | None:
+    """The unit that a record's question asks for, where its type says.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> asked_unit(example_record("number"))
+    'm'
+    """
+    return UNITS.get(record.meta.question_type or "")
+
+
 def mean_relative_accuracy(value: float, target: float, *, strict: bool) -> float:
     """The share of the ten thresholds that a number's relative error stays within.
 
@@ -89,7 +99,7 @@ def mra(text: str, record: Record) -> Score | None:
     """
     if not isinstance(record.target, NumberTarget):
         return None
-    answer = read_number(text, UNITS.get(record.meta.question_type or ""))
+    answer = read_number(text, asked_unit(record))
     if answer.value is None:
         return Score(0.0, {}, answer.why)
     value = mean_relative_accuracy(answer.value, record.target.value, strict=True)

@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -121,15 +122,37 @@ class Reward:
             return score
         try:
             result = self.function(text, record, **options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             problem = f"{type(error).__name__}: {error}".partition("\n")[0]
             raise Rft3dError(f"reward {self.name} failed on record {record.id}: {problem}") from error
-        if isinstance(result, int | float) and not isinstance(result, bool):
-            result = Score(float(result))
-        if result is not None and not (isinstance(result, Score) and math.isfinite(result.value)):
-            hint = "a reward returns a Score, a number, or None where it does not apply"
-            raise Rft3dError(f"reward {self.name} returned {result!r} on record {record.id}", hint)
-        return result
+        try:
+            return _plain_score(result)
+        except (TypeError, ValueError, OverflowError):
+            hint = "a reward returns a Score of finite numbers, a number, or None where it does not apply"
+            raise Rft3dError(f"reward {self.name} returned {result!r:.200} on record {record.id}", hint) from None
+
+
+def _plain_score(result: Any) -> Score | None:
+    """What a user's reward returned, with Python's own numbers and text that can be written.
+
+    Raises:
+        TypeError: Where it is no score.
+        ValueError: On a number that is not finite.
+        OverflowError: On a number that no float can hold.
+    """
+    if result is None:
+        return None
+    score = result if isinstance(result, Score) else Score(_finite(result))
+    parts = {str(name): _finite(value) for name, value in score.parts.items()} if score.parts else {}
+    return Score(_finite(score.value), parts, str(score.why).encode("utf-8", "replace").decode("utf-8"))
+
+
+def _finite(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError
+    if not math.isfinite(number := float(value)):
+        raise ValueError
+    return number
 
 
 _registered: dict[str, Reward] = {}
@@ -245,7 +268,7 @@ def load(spec: str) -> Reward:
         # The one place where a file that we read runs: the user named it. Compiled from the hashed bytes, not
         # imported, so that what runs is what the hash says.
         exec(compile(source, str(path), "exec"), module.__dict__)  # noqa: S102
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         problem = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UsageError(f"reward file {path} does not run: {problem}") from error
@@ -380,7 +403,9 @@ def _prepared(rewards: Iterable[Reward], answers: Answers) -> Iterator[tuple[str
 def _own_options(item: Reward, options: Mapping[str, Any]) -> dict[str, Any]:
     own = {name: options[name] for name in item.options if name in options and name != item.name}
     nested = options.get(item.name)
-    if isinstance(nested, Mapping):
+    if nested is not None and not isinstance(nested, Mapping):
+        raise UsageError(f"the options of reward {item.name} are {nested!r}, not names with values")
+    if nested is not None:
         if unknown := sorted(nested.keys() - item.options.keys()):
             takes = ", ".join(item.options) or "none"
             raise UsageError(f"reward {item.name} has no option {unknown[0]!r}", f"its options: {takes}")

@@ -154,6 +154,24 @@ def test_an_explicit_empty_list_differs_from_nothing(text: str, found: bool, tru
     assert bool(answer.why) is not found
 
 
+@pytest.mark.parametrize(
+    ("stray", "count"),
+    [
+        pytest.param(f"[{NINE}]", 1, id="nine numbers"),
+        pytest.param(f"[[{NINE}], [{NINE}]]", 2, id="a list of boxes"),
+        pytest.param(f'{{"chair": [{NINE}]}}', 1, id="the label as the key"),
+        pytest.param(f'{{\n"chair": [{NINE}],\n"bed": [{NINE}]}}', 2, id="labels as keys, printed prettily"),
+        pytest.param("[1, 2, 3]", 0, id="three numbers"),
+        pytest.param('{"note": "fine"}', 0, id="another object"),
+    ],
+)
+def test_boxes_that_nobody_can_use_are_counted_wherever_they_stand(stray: str, count: int) -> None:
+    for text in (f"[{CHAIR}]\n{stray}", f"{stray} [{CHAIR}]", f"[]{stray}"):
+        answer = read_boxes(text)
+        assert [item.reason for item in answer.dropped] == ["a box without a label"] * count, text
+        assert answer.found
+
+
 def test_a_cut_list_keeps_its_complete_part_and_is_marked() -> None:
     answer = read_boxes(f"[{CHAIR}, {BED}, {CHAIR[:40]}")
     assert answer.boxes.labels == ("chair", "bed")
@@ -478,7 +496,7 @@ def test_the_line_reader_reads_literals(line: str, value: object) -> None:
 
 
 escapes = st.sampled_from(
-    [r"\x41", r"\u00e9", r"\U0001F600", r"\101", r"\0", r"\n", r"\\", r"\'", r"\q", r"\v", "é", "a{1}"]
+    [r"\x41", r"\u00e9", r"\U0001F600", r"\101", r"\0", r"\n", r"\\", r"\'", r"\q", r"\v", r"\N{DIGIT ONE}", "é"]
 )
 
 
@@ -495,6 +513,9 @@ def test_the_line_reader_reads_strings_as_python_does(body: str, quote: str) -> 
     "line",
     [
         pytest.param(r"'\x4'", id="an escape without its digits"),
+        pytest.param(r"'\N{NO SUCH NAME}'", id="an escape of no name"),
+        pytest.param("{'a':\u00a01}", id="a space that is none in Python"),
+        pytest.param("'a\0'", id="a null character"),
         pytest.param(r"'\U99999999'", id="an escape of no character"),
         pytest.param("{'a': 1}, {'b': 2}", id="two dicts"),
         pytest.param("{'a': 1},", id="comma after"),

@@ -151,7 +151,13 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, body: str, spec: str, m
     ("body", "message"),
     [
         pytest.param("return 'good'", "returned 'good' on record r", id="text"),
-        pytest.param("return float('nan')", "returned Score", id="NaN"),
+        pytest.param("return float('nan')", "returned nan on record r", id="NaN"),
+        pytest.param("return 10**400", "returned 1000", id="a number beyond floats"),
+        pytest.param("from rft3d_cli.rewards import Score; return Score('1')", "returned Score", id="a score of text"),
+        pytest.param(
+            "from rft3d_cli.rewards import Score; return Score(1.0, {'a': object()})", "Score", id="odd parts"
+        ),
+        pytest.param("import sys; sys.exit(3)", "failed on record r: SystemExit: 3", id="leaves"),
         pytest.param("return True", "returned True", id="a boolean"),
         pytest.param("return record.nothing", "failed on record r: AttributeError", id="raises"),
     ],
