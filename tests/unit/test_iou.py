@@ -139,6 +139,10 @@ def coplanar(boxes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return out
 
 
+def sheet(boxes: np.ndarray, wide: float, thick: float) -> np.ndarray:
+    return with_size(with_size(with_size(boxes, 0, wide), 1, wide), 2, thick)
+
+
 def needles(boxes: np.ndarray) -> np.ndarray:
     return boxes * np.array([1, 1, 1, 1e3, 1e-3, 1e-3, 1, 1, 1])
 
@@ -172,6 +176,9 @@ CATEGORIES: dict[str, Category] = {
     },
     "aspect 1e6, other angles": lambda a, r: (with_size(a, 1, 1e-6), spelled_anew(with_size(a, 1, 1e-6))),
     "needles": lambda a, r: (needles(a), moved(needles(a), r, 1e-4, 1e-7)),
+    "a sheet through furniture": lambda a, r: (a, sheet(moved(a, r, 0.05, 0.3), 1e3, 1e-9)),
+    "a sheet larger than a city": lambda a, r: (a, sheet(moved(a, r, 0.05, 0.3), 1e6, 1e-13)),
+    "a needle and a town": lambda a, r: (sheet(a, 1e-6, 1.0), sheet(moved(a, r, 0, 1), 1e5, 1e5)),
     "far from the origin": lambda a, r: (
         a + np.r_[[1e7] * 3, [0] * 6],
         moved(a + np.r_[[1e7] * 3, [0] * 6], r, 0.1, 0.1),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -364,6 +365,31 @@ def test_answers_score_the_same_together_and_one_by_one(cases: list[tuple[Items,
     for name, column in columns:
         expected = [scores[name].value if name in scores else None for scores in together]
         assert column(completions=texts, record=records) == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_flood_of_one_label_takes_no_more_memory_in_a_group_than_alone() -> None:
+    rng = np.random.default_rng(0)
+
+    def crowd(count: int) -> Items:
+        places, sizes, angles = (
+            rng.uniform(-3, 3, (count, 3)),
+            rng.uniform(0.3, 1, (count, 3)),
+            rng.normal(size=(count, 3)),
+        )
+        return [("chair", tuple(box)) for box in np.concatenate([places, sizes, angles], axis=1).tolist()]
+
+    def peak(answers: list[tuple[str, Record]]) -> int:
+        tracemalloc.start()
+        list(rewards.score_all(answers))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    rewards = RewardSet({"det_f1": 1})
+    one, few = detection(crowd(50)), detection(crowd(50))
+    alone = peak([(text_of(crowd(100)), one)])
+    together = peak([(text_of(crowd(100)), few) for _ in range(12)])
+    assert together < 2 * alone + 2**22, f"{together / 2**20:.0f} MiB for 12, {alone / 2**20:.0f} MiB for one"
 
 
 def test_parts_and_reasons_of_a_small_scene() -> None:
