@@ -24,10 +24,10 @@ import typer.main
 from typer.core import TyperGroup
 
 from rft3d_cli import __version__
-from rft3d_cli.commands import demo, evaluate, grpo, infer, models, prepare, recipes, rewards, sft
+from rft3d_cli.commands import demo, evaluate, grpo, infer, inspect, models, prepare, recipes, rewards, sft
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
-ORDER = ("prepare", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo")
+ORDER = ("prepare", "inspect", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo")
 
 
 class _Ordered(TyperGroup):
@@ -69,6 +69,7 @@ def root(
 
 
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
+app.command("inspect", rich_help_panel="Data", epilog=inspect.EPILOG)(inspect.inspect)
 app.command("sft", rich_help_panel="Train", epilog=sft.EPILOG)(sft.sft)
 app.command("grpo", rich_help_panel="Train", epilog=grpo.EPILOG)(grpo.grpo)
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Train")

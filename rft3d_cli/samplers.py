@@ -8,3 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 Sampler = Literal["linspace-floor", "linspace-round", "chunk-center"]
+
+DEFAULT_FRAMES = 32
+DEFAULT_SAMPLER: Sampler = "linspace-floor"
+"""How frames are taken of a clip where neither its record nor the recipe says how, or how many."""

@@ -310,7 +310,7 @@ def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fp
     files = [file for file in listed if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
     if not files:
         raise DataError(f"{path} holds no images", "frames are read from .jpg, .jpeg and .png files")
-    files.sort(key=_by_number)
+    files.sort(key=by_number)
     indices = sample_indices(len(files), frames, sampler, times=range(len(files)), fps=fps)
     images = {number: _read_image(files[number]) for number in sorted(set(indices))}
     height, width, _ = images[indices[0]].shape
@@ -324,7 +324,8 @@ def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fp
     )
 
 
-def _by_number(file: Path) -> tuple[list[tuple[int, str]], str]:
+def by_number(file: Path) -> tuple[list[tuple[int, str]], str]:
+    """A key that sorts names by the numbers in them: ``2.jpg`` before ``10.jpg``."""
     parts = re.findall(r"[0-9]+|[^0-9]+", file.name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
 

@@ -21,6 +21,7 @@ from rft3d_cli.errors import DataError
 from rft3d_cli.models.processor import KEY, FrameProcessor
 from rft3d_cli.prompts import FORBIDDEN, IMAGE
 from rft3d_cli.records import MEDIA_HINT, Clip, FrameList, Record, media_path
+from rft3d_cli.samplers import DEFAULT_FRAMES, DEFAULT_SAMPLER
 from rft3d_cli.video import IMAGE_FORMATS
 
 if TYPE_CHECKING:
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises over a picture that it cannot read."""
 
-DEFAULT_FRAMES = 32
 KEEP = 1 << 30
 """A GiB of pictures: all of a laptop's rooms, so that every epoch but the first reads no file, and no more of 4B's."""
-DEFAULT_SAMPLER = "linspace-floor"
 
 
 @dataclass(frozen=True)

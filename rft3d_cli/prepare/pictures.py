@@ -47,7 +47,7 @@ class Pictures:
 
     Args:
         paths: As records name them, by raw frame number.
-        times: Seconds, by raw frame number.
+        times: Seconds, by raw frame number; empty where they are not known.
         size: ``(width, height)``.
         intrinsic: ``(3, 3)`` of the ``.sens`` file's colour camera; None without one.
         about: For the card.

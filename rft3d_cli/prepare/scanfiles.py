@@ -135,7 +135,7 @@ def read_segments(path: Path) -> NDArray[np.int64]:
         DataError: On any other file.
     """
     try:
-        indices = np.asarray(_read_json(path)["segIndices"])
+        indices = np.asarray(read_json(path)["segIndices"])
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
             raise TypeError
     except (LookupError, TypeError, ValueError):
@@ -152,7 +152,7 @@ def read_aggregation(path: Path) -> list[Group]:
     try:
         groups = [
             Group(int(g["objectId"]), str(g["label"]), tuple(int(s) for s in g["segments"]))
-            for g in _read_json(path)["segGroups"]
+            for g in read_json(path)["segGroups"]
         ]
     except (LookupError, TypeError, ValueError, OverflowError):
         raise DataError(f"{path} does not hold segGroups") from None
@@ -225,7 +225,12 @@ def _read(path: Path, limit: int) -> bytes:
     return data
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of at most half a GiB.
+
+    Raises:
+        DataError: Where it cannot be read, is larger, or is not JSON.
+    """
     try:
         return json.loads(_read(path, MAX_JSON))
     except (ValueError, RecursionError) as error:

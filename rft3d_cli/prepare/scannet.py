@@ -8,11 +8,12 @@ then be predicted beside or behind it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,6 +29,8 @@ from rft3d_cli.prepare.splits import Split, chosen
 from rft3d_cli.prepare.unannotated import scan_from_files, scenes_with_meshes
 from rft3d_cli.prompts import detection_prompt
 from rft3d_cli.records import Camera, DetectionTarget, FrameList, LabelledBox, Meta, Record
+
+Clip = TypeVar("Clip")
 
 NOT_OBJECTS = frozenset({"wall", "ceiling", "floor", "object"})
 """Labels that are never targets."""
@@ -92,19 +95,20 @@ def windows(numbers: Sequence[int], frames: int, stride: int, step: int) -> list
     ]
 
 
-def clip_targets(scan: Scan, frames: Sequence[Frame]) -> Boxes3D:
+def clip_targets(scan: Scan, frames: Sequence[Frame], left_out: Set[str] = NOT_OBJECTS) -> Boxes3D:
     """What is to be found in a clip.
 
     Args:
         scan: The annotated scan.
         frames: The clip.
+        left_out: Labels that are never targets.
 
     Returns:
         The objects that any frame shows, in order of first appearance, without walls, ceilings, floors and nameless
         objects, as boxes in the first frame's camera coordinates.
     """
     shown = dict.fromkeys(i for frame in frames for i in frame.visible)
-    kept = [i for i in shown if scan.instances.labels[i] not in NOT_OBJECTS]
+    kept = [i for i in shown if scan.instances.labels[i] not in left_out]
     return scan.instances[kept].transform(invert_rigid(scan.axis_align @ frames[0].cam_to_world))
 
 
@@ -230,10 +234,7 @@ def detection_part(scan: Scan, spec: DetectionSpec, places: Places, folder: Path
             clips.append((frames, targets))
         else:
             part.reject("clip", "no target", id=_id(scan.scene, frames))
-    if spec.per_scene is not None and len(clips) > spec.per_scene:
-        rng = np.random.default_rng([spec.seed, zlib.crc32(scan.scene.encode())])
-        kept = np.sort(rng.choice(len(clips), spec.per_scene, replace=False))
-        clips = [clips[i] for i in kept]
+    clips = thinned(clips, spec.per_scene, spec.seed, scan.scene)
     if not clips:
         part.reject("scene", "no clip")
         return part
@@ -244,6 +245,14 @@ def detection_part(scan: Scan, spec: DetectionSpec, places: Places, folder: Path
     part.labels.update(label for _, targets in clips for label in targets.labels)
     part.scan = shots.about
     return part
+
+
+def thinned(clips: list[Clip], per_scene: int | None, seed: int, scene: str) -> list[Clip]:
+    """At most ``per_scene`` of a scene's clips, in their order; the seed and the scene's name choose them."""
+    if per_scene is None or len(clips) <= per_scene:
+        return clips
+    rng = np.random.default_rng([seed, zlib.crc32(scene.encode())])
+    return [clips[i] for i in np.sort(rng.choice(len(clips), per_scene, replace=False))]
 
 
 def tracked_frames(scan: Scan, part: Part) -> list[Frame]:
@@ -304,9 +313,8 @@ def _record(
 
 def frame_list(frames: Sequence[Frame], shots: Pictures) -> FrameList:
     """The record's video."""
-    return FrameList(
-        frames=[shots.paths[frame.number] for frame in frames], times=[shots.times[frame.number] for frame in frames]
-    )
+    times = [shots.times[frame.number] for frame in frames] if shots.times else None
+    return FrameList(frames=[shots.paths[frame.number] for frame in frames], times=times)
 
 
 def camera(scan: Scan, frames: Sequence[Frame], shots: Pictures, intrinsic: Floats) -> Camera:

@@ -53,20 +53,34 @@ def scan_from_files(folder: Path, step: int, visibility: float) -> Scan:
     found = list(object_boxes(folder, align).values())
     boxes = Boxes3D([box for _, box in found], [label for label, _ in found])
     sens = open_sens(folder)
-    width, height = sens.depth_size
-    every = max(1, round((width * height / SAMPLES) ** 0.5))
     frames = []
     for header in sens.frames[::step]:
         if not header.tracked:
             frames.append(Frame(header.index, np.full((4, 4), -np.inf), ()))
             continue
         depth = sens.depth(header.index).astype(np.float64) / sens.depth_shift
-        points = unproject_depth(depth, sens.intrinsic_depth)[::every, ::every].reshape(-1, 3)
-        seen = transform_points(points[points[:, 2] > 0], align @ header.pose)
-        frames.append(Frame(header.index, header.pose, _shown(boxes, seen, visibility * len(points))))
+        shown = shown_by_depth(boxes, depth, sens.intrinsic_depth, align @ header.pose, visibility)
+        frames.append(Frame(header.index, header.pose, shown))
     return Scan(folder.name, align, sens.intrinsic_colour[:3, :3], tuple(frames), boxes)
 
 
-def _shown(boxes: Boxes3D, points: Floats, least: float) -> tuple[int, ...]:
-    counts = [int(points_in_box(points, box).sum()) for _, box in boxes]
-    return tuple(i for i, count in enumerate(counts) if count >= max(least, 1))
+def shown_by_depth(
+    boxes: Boxes3D, depth: Floats, intrinsic: Floats, cam_to_boxes: Floats, visibility: float
+) -> tuple[int, ...]:
+    """Which boxes hold enough of what a depth image sees.
+
+    Args:
+        boxes: The boxes.
+        depth: ``(H, W)`` metres along the optical axis; 0 means unknown.
+        intrinsic: ``(3, 3)`` or ``(4, 4)``, of the depth image.
+        cam_to_boxes: ``(4, 4)``, from the camera to the world of the boxes.
+        visibility: Least share of the image's pixels.
+
+    Returns:
+        Indices of boxes, ascending.
+    """
+    every = max(1, round((depth.size / SAMPLES) ** 0.5))
+    points = unproject_depth(depth, intrinsic)[::every, ::every].reshape(-1, 3)
+    seen = transform_points(points[points[:, 2] > 0], cam_to_boxes)
+    counts = [int(points_in_box(seen, box).sum()) for _, box in boxes]
+    return tuple(i for i, count in enumerate(counts) if count >= max(visibility * len(points), 1))

@@ -16,7 +16,6 @@ from typing import Any
 from rft3d_cli.console import duration, jsonable, note
 from rft3d_cli.errors import Rft3dError
 from rft3d_cli.models.defaults import Defaults, trained_defaults
-from rft3d_cli.models.inputs import DEFAULT_FRAMES
 from rft3d_cli.models.loader import defaults_of, no_progress
 from rft3d_cli.models.predict import Decoding
 from rft3d_cli.models.processor import FrameProcessor
@@ -24,6 +23,7 @@ from rft3d_cli.prompts import prompt_hash
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config
 from rft3d_cli.records import FrameList
+from rft3d_cli.samplers import DEFAULT_FRAMES
 from rft3d_cli.train import setup
 from rft3d_cli.train.data import Examples, read_examples
 from rft3d_cli.train.preflight import preflight

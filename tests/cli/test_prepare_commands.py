@@ -16,7 +16,7 @@ from rft3d_cli.commands.prepare import app
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
 from rft3d_cli.records import read_records
 
-COMMANDS = ["rooms", "scannet", "scanrefer", "vsibench"]
+COMMANDS = sorted(typer.main.get_command(app).commands)
 BUILD = "rooms --scenes 3 --seed 4 --objects 3-4 --seconds 4 --fps 4 --size 64x48 --antialias 1 --val 0.34 --workers 1"
 
 

@@ -1,6 +1,18 @@
-"""``rft3d prepare``: raw data in, records out. One file a data set; each adds its command to ``app``."""
+"""``rft3d prepare``: raw data in, records out. One file a command; each adds itself to ``app``."""
 
-from rft3d_cli.commands.prepare import merge, rooms, scannet, scanrefer, vsibench  # noqa: F401 - the order of the help
+from rft3d_cli.commands.prepare import (  # noqa: F401
+    cot,
+    export,
+    merge,
+    posed,
+    rooms,
+    scannet,
+    scanrefer,
+    spatialqa,
+    vgllm,
+    video,
+    vsibench,
+)
 from rft3d_cli.commands.prepare._shared import app
 
 __all__ = ["app"]

@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from rft3d_cli import console
 
@@ -17,9 +18,23 @@ if TYPE_CHECKING:
     from rft3d_cli.prepare.pictures import Places
     from rft3d_cli.prepare.pipeline import Policy, Report
 
+ORDER = (
+    *("rooms", "scannet", "scanrefer", "vsibench", "vgllm"),
+    *("posed", "video", "spatialqa", "cot", "merge", "export"),
+)
+
+
+class _Ordered(TyperGroup):
+    """Published data sets, then one's own, then what is made of records."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+
 app = typer.Typer(
+    cls=_Ordered,
     no_args_is_help=True,
-    help="Convert ScanNet, EmbodiedScan, ScanRefer or VSI-Bench to records, or build synthetic rooms.",
+    help="Convert published data sets or your own to records, build synthetic rooms, or make questions and answers.",
     epilog="$ rft3d prepare rooms --out data/rooms\n\n"
     "$ rft3d prepare scannet --scans data/rooms/scans --annotations data/rooms/embodiedscan_infos_train.json "
     "-o data/rooms/train.jsonl",

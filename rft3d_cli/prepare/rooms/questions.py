@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rft3d_cli.geometry.boxes import Floats
+from rft3d_cli.prepare.questions import rules
 from rft3d_cli.prepare.rooms.describe import footprint_distance
 from rft3d_cli.prepare.rooms.scene import Item, Rng, Scene
 
@@ -22,6 +22,12 @@ ANGLE_MARGIN = 12.0
 """A direction must be this far from the boundary between two answers, degrees."""
 MOST_OF_A_TYPE = 2
 """Questions of one type about one room, at most."""
+ASKED = {
+    "easy": "to the left or to the right",
+    "medium": "to the left, to the right, or behind me, where behind is a turn of 135 degrees or more",
+    "hard": "front-left, front-right, back-left or back-right",
+}
+"""How a question of relative direction ends."""
 
 Question = tuple[str, str, str, list[str] | None]
 """Type, question, ground truth, options."""
@@ -65,20 +71,11 @@ def questions(rng: Rng, scene: Scene, first_seen: dict[int, float]) -> list[dict
     return rows
 
 
-def _lettered(options: Sequence[str]) -> list[str]:
-    return [f"{'ABCDEF'[i]}. {text}" for i, text in enumerate(options)]
-
-
 def _choice(rng: Rng, kind: str, question: str, right: str, wrong: Sequence[str]) -> Question:
     """A multiple-choice question with its options in random order."""
     options = [right, *wrong]
     options = [options[int(i)] for i in rng.permutation(len(options))]
-    return kind, question, "ABCDEF"[options.index(right)], _lettered(options)
-
-
-def _number(value: float) -> str:
-    """One decimal, without a trailing .0 nobody would write."""
-    return f"{round(value, 1):g}"
+    return kind, question, rules.LETTERS[options.index(right)], rules.lettered(options)
 
 
 def _counting(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float]) -> list[Question]:
@@ -100,8 +97,8 @@ def _absolute_distance(rng: Rng, scene: Scene, unique: list[int], first_seen: di
             question = (
                 f"How far apart are the {a.label} and the {b.label}, from closest point to closest point, in meters?"
             )
-            if distance >= 0.2:
-                out.append(("object_abs_distance", question, _number(distance), None))
+            if distance >= rules.LEAST_DISTANCE:
+                out.append(("object_abs_distance", question, rules.one_decimal(distance), None))
     return out
 
 
@@ -110,7 +107,7 @@ def _size(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float
         (
             "object_size_estimation",
             f"How long is the longest side of the {scene.items[i].label}, in centimeters?",
-            str(round(100 * float(scene.items[i].box[3:6].max()))),
+            rules.centimetres(float(scene.items[i].box[3:6].max())),
             None,
         )
         for i in unique
@@ -119,7 +116,14 @@ def _size(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float
 
 def _room_size(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float]) -> list[Question]:
     area = scene.size[0] * scene.size[1]
-    return [("room_size_estimation", "How large is the floor of this room, in square meters?", _number(area), None)]
+    return [
+        (
+            "room_size_estimation",
+            "How large is the floor of this room, in square meters?",
+            rules.one_decimal(area),
+            None,
+        )
+    ]
 
 
 def _relative_distance(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float]) -> list[Question]:
@@ -140,21 +144,14 @@ def _relative_distance(rng: Rng, scene: Scene, unique: list[int], first_seen: di
     return out
 
 
-def _bearing(origin: Floats, facing: Floats, target: Floats) -> float:
-    """Degrees from the direction ``origin → facing`` to ``origin → target``; positive is left."""
-    ahead, there = facing - origin, target - origin
-    cross = ahead[0] * there[1] - ahead[1] * there[0]
-    return float(np.degrees(np.arctan2(cross, ahead @ there)))
-
-
 def _triples(rng: Rng, scene: Scene, unique: list[int]) -> list[tuple[Item, Item, Item, float]]:
     """Up to eight random ordered triples of well separated pieces, with the bearing of the third."""
     out = []
     all_triples = list(permutations(unique, 3))
     for choice in rng.permutation(len(all_triples))[:8]:
         a, b, c = (scene.items[i] for i in all_triples[int(choice)])
-        if np.linalg.norm(a.box[:2] - b.box[:2]) > 0.8 and np.linalg.norm(a.box[:2] - c.box[:2]) > 0.8:
-            out.append((a, b, c, _bearing(a.box[:2], b.box[:2], c.box[:2])))
+        if min(np.linalg.norm(a.box[:2] - other.box[:2]) for other in (b, c)) > rules.APART:
+            out.append((a, b, c, rules.bearing(a.box[:2], b.box[:2], c.box[:2])))
     return out
 
 
@@ -162,52 +159,28 @@ def _relative_direction(rng: Rng, scene: Scene, unique: list[int], first_seen: d
     out: list[Question] = []
     for a, b, c, angle in _triples(rng, scene, unique):
         head = f"I stand at the {a.label} and look toward the {b.label}. Where is the {c.label} from me"
-        size = abs(angle)
-        side = "left" if angle > 0 else "right"
-        level = int(rng.integers(3))
-        if level == 0 and ANGLE_MARGIN < size < 180 - ANGLE_MARGIN:
-            wrong = ["right" if side == "left" else "left"]
-            out.append(_choice(rng, "object_rel_direction_easy", f"{head}: to the left or to the right?", side, wrong))
-        elif level == 1 and abs(size - 135) > ANGLE_MARGIN and size > ANGLE_MARGIN:
-            right = "back" if size > 135 else side
-            wrong = [d for d in ("left", "right", "back") if d != right]
-            question = (
-                f"{head}: to the left, to the right, or behind me, where behind is a turn of 135 degrees or more?"
-            )
-            out.append(_choice(rng, "object_rel_direction_medium", question, right, wrong))
-        elif level == 2 and min(size, 180 - size, abs(size - 90)) > ANGLE_MARGIN:
-            corners = ("front-left", "front-right", "back-left", "back-right")
-            right = f"{'front' if size < 90 else 'back'}-{side}"
-            wrong = [d for d in corners if d != right]
-            question = f"{head}: front-left, front-right, back-left or back-right?"
-            out.append(_choice(rng, "object_rel_direction_hard", question, right, wrong))
+        level = ("easy", "medium", "hard")[int(rng.integers(3))]
+        if rules.clearance(angle, rules.BOUNDARIES[level]) <= ANGLE_MARGIN:
+            continue
+        right = rules.direction(level, angle)
+        wrong = [d for d in rules.DIRECTIONS[level] if d != right]
+        out.append(_choice(rng, f"object_rel_direction_{level}", f"{head}: {ASKED[level]}?", right, wrong))
     return out
-
-
-def _turn(angle: float) -> str | None:
-    """The turn that a change of heading asks for; None near the boundary between two turns."""
-    size = abs(angle)
-    if 45 + ANGLE_MARGIN < size < 135 - ANGLE_MARGIN:
-        return "turn left" if angle > 0 else "turn right"
-    return "turn back" if size > 135 + ANGLE_MARGIN else None
 
 
 def _route(rng: Rng, scene: Scene, unique: list[int], first_seen: dict[int, float]) -> list[Question]:
     out: list[Question] = []
-    turns = ("turn back", "turn left", "turn right")
     for a, b, c, _ in _triples(rng, scene, unique):
-        # Walking from a to b, the heading is b - a; the turn at b leads on to c.
-        heading, onward = b.box[:2] - a.box[:2], c.box[:2] - b.box[:2]
-        angle = float(np.degrees(np.arctan2(heading[0] * onward[1] - heading[1] * onward[0], heading @ onward)))
-        right = _turn(angle)
-        if right is None:
+        angle = rules.heading_change(a.box[:2], b.box[:2], c.box[:2])
+        right = rules.turn(angle)
+        if right is None or rules.clearance(angle, rules.TURN_BOUNDARIES) <= ANGLE_MARGIN:
             continue
         question = (
             f"A robot starts at the {a.label}, facing the {b.label}, and is to reach the {c.label}. "
             f"Its route: 1. go forward to the {b.label}; 2. [missing turn]; 3. go forward to the {c.label}. "
             "Which turn is missing?"
         )
-        out.append(_choice(rng, "route_planning", question, right, [turn for turn in turns if turn != right]))
+        out.append(_choice(rng, "route_planning", question, right, [turn for turn in rules.TURNS if turn != right]))
     return out
 
 
