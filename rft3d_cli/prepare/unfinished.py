@@ -93,7 +93,7 @@ class Unfinished:
 
 @contextmanager
 def unfinished(out: Path, run: Mapping[str, Any], *, resume: bool) -> Iterator[Unfinished]:
-    """The folder of a run while it works; it stays where the run ends early and something was finished.
+    """The folder of a run while it works; it stays where the run ends early and something of use was finished.
 
     Args:
         out: The record file.
@@ -126,7 +126,7 @@ def unfinished(out: Path, run: Mapping[str, Any], *, resume: bool) -> Iterator[U
             raise
         raise DataError(f"{folder} cannot be written: {error.strerror}") from None
     finally:
-        if not finished:
+        if all(item.part.bad for item in finished):
             _remove(folder)
 
 
