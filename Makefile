@@ -45,6 +45,7 @@ assets: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python bench/iou.py
 	$(BIN)/python bench/rewards.py
+	$(BIN)/python bench/data.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
