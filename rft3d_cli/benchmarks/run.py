@@ -106,6 +106,17 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
         UsageError: On an empty model name.
         SetupError: Where the model, its weights or its tokenizer files are missing.
         DataError: Where a frame cannot be read, or a prompt's image marks are not as many as its frames.
+
+    >>> import tempfile
+    >>> from rft3d_cli.examples import example_record
+    >>> from rft3d_cli.models.predict import Decoding
+    >>> from rft3d_cli.records import Clip
+    >>> clips = Path(__file__).parents[2] / "assets" / "clips"
+    >>> record = example_record("number").model_copy(update={"video": Clip(path="room.mp4", frames=2)})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found, about = predict([record], Asked("tiny", Decoding(max_tokens=4), None, clips), Path(folder))
+    >>> list(found), about["name"]
+    (['example-number'], 'tiny')
     """
     from rft3d_cli.models.inputs import FrameStore
     from rft3d_cli.models.loader import load_model, weight_hashes
