@@ -105,8 +105,8 @@ _LAST_WORD = re.compile(r"\s[(\[]?([A-Z])[)\]]?\.?$")
 _DENIED = re.compile(
     r"\b(?:not|neither|nor|never|isn't|except)\s(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])", re.IGNORECASE
 )
-_ALONE = re.compile(r"(?<![A-Za-z0-9'])(?!A\s(?!(?:or|and|nor|but)\b)[a-z])([A-Z])(?![A-Za-z0-9'])")
-"""A letter by itself; "A chair" has an article."""
+_ALONE = re.compile(r"(?<![A-Za-z0-9'])(?![AI]\s(?!(?:or|and|nor|but)\b)[a-z])([A-Z])(?![A-Za-z0-9'])")
+"""A letter by itself; "A chair" has an article, "I think" a person."""
 
 
 def _letters(text: str, texts: dict[str, str]) -> list[str]:

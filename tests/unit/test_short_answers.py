@@ -72,6 +72,11 @@ def test_choice_answers(text: str, letter: str | None) -> None:
     assert bool(answer.why) == (letter is None)
 
 
+def test_a_person_is_no_letter_where_no_options_are_known() -> None:
+    assert read_choice("I think B", ()).letter == "B"
+    assert read_choice("I would say (C).", ()).letter == "C"
+
+
 def test_options_without_letters_get_theirs_by_position() -> None:
     assert read_choice("back", ["front", "back"]).letter == "B"
     assert read_choice("C", ["front", "back"]).letter is None
