@@ -74,7 +74,7 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     by_text = [letter for letter, option in texts.items() if option and _same(text, option)]
     if len(by_text) == 1:
         return ChoiceAnswer(by_text[0])
-    denied = {letter.upper() for letter in _DENIED.findall(text)}
+    denied = set(_DENIED.findall(text))
     letters = sorted(set(_letters(text, texts)))
     if len(text.split()) <= _WORDY and not _STATED.search(text):
         # In a few words every letter is put forward.
@@ -102,9 +102,7 @@ _LISTED = re.compile(r"\n\s*[(\[]?([A-Z])(?:[)\].:,;]|\s*(?:\n|$))")
 """A line that puts a letter forward: after another one, the text lists options and chooses none."""
 _PARENTHESES = re.compile(r"\(([A-Z])\)")
 _LAST_WORD = re.compile(r"\s[(\[]?([A-Z])[)\]]?\.?$")
-_DENIED = re.compile(
-    r"\b(?:not|neither|nor|never|isn't|except)\s(?:option\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])", re.IGNORECASE
-)
+_DENIED = re.compile(r"\b(?i:not|neither|nor|never|isn't|except)\s(?:[Oo]ption\s)?[(\[]?([A-Z])(?![A-Za-z0-9'])")
 _ALONE = re.compile(r"(?<![A-Za-z0-9'])(?![AI]\s(?!(?:or|and|nor|but)\b)[a-z])([A-Z])(?![A-Za-z0-9'])")
 """A letter by itself; "A chair" has an article, "I think" a person."""
 

@@ -64,6 +64,7 @@ OPTIONS = ("A. chair", "B. table", "C. left", "D. right")
         pytest.param("A. chair or B. table", None, id="two options with their texts"),
         pytest.param("The answer is A and also (B)", None, id="one, and also another"),
         pytest.param("B. A chair stands there", "B", id="an article is no letter"),
+        pytest.param("It is not a table: (A)", "A", id="a small article is not denied"),
     ],
 )
 def test_choice_answers(text: str, letter: str | None) -> None:
