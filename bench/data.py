@@ -62,6 +62,10 @@ def measure(quick: bool) -> dict[str, Any]:
         same = all(
             np.array_equal(read_frames(clip, FRAMES, size=SIZE).images, full_decode(clip)) for clip in clips.values()
         )
+        same &= all(
+            one[0] == other[0] and np.array_equal(one[1], other[1])
+            for one, other in zip(ours(scan), whole(scan, bytewise=False), strict=True)
+        )
         tracemalloc.start()
         ours(scan)
         peak = tracemalloc.get_traced_memory()[1]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, run
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, run_part
 from rft3d_cli.prompts import thinking_prompt
 from rft3d_cli.records import Record, RecordFile
 from rft3d_cli.rewards import RewardSet
@@ -119,10 +119,8 @@ def prepare_cot(
             update = {"id": f"{record.id}-cot{number}", "answer": text}
             part.records.append(asked(record).model_copy(update=update))
             part.labels.update([record.meta.question_type or record.task])
-    return run(
-        [part],
-        _same,
-        _name,
+    return run_part(
+        part,
         out=out,
         media_root=media_root,
         command="prepare cot",
@@ -133,11 +131,3 @@ def prepare_cot(
         kinds="types",
         nothing='outputs are lines {"id", "prediction"} with <think>…</think><answer>…</answer> in them',
     )
-
-
-def _same(part: Part) -> Part:
-    return part
-
-
-def _name(part: Part) -> str:
-    return part.name

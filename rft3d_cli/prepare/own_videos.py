@@ -16,7 +16,7 @@ from pathlib import Path
 from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import DataError
 from rft3d_cli.prepare._own_questions import OwnQuestion, Sheet, parse_question, read_sheet
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, lies_in, ordered, relative_name, run
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, lies_in, ordered, relative_name, run_part
 from rft3d_cli.prepare.splits import Split
 from rft3d_cli.prepare.vsibench import ClipSpec
 from rft3d_cli.prompts import VSI_HEAD, thinking_prompt, vsibench_prompt
@@ -89,10 +89,8 @@ def prepare_videos(
         "allow_missing": allow_missing,
         "media_root": str(root),
     }
-    return run(
-        [part],
-        _same,
-        _name,
+    return run_part(
+        part,
         out=out,
         media_root=root,
         command="prepare video",
@@ -103,14 +101,6 @@ def prepare_videos(
         kinds="types",
         nothing="rows of questions are described in docs/own-data.md",
     )
-
-
-def _same(part: Part) -> Part:
-    return part
-
-
-def _name(part: Part) -> str:
-    return part.name
 
 
 def _checked(sheet: Sheet, part: Part) -> list[OwnQuestion]:

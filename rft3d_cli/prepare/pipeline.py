@@ -29,7 +29,7 @@ from rft3d_cli.records import media_path
 
 Job = TypeVar("Job")
 
-__all__ = ["Part", "Policy", "Quarantine", "Report", "Store", "run"]
+__all__ = ["Part", "Policy", "Quarantine", "Report", "Store", "run", "run_part"]
 
 NAMED = 10
 """Parts named one by one where too many are bad."""
@@ -321,3 +321,16 @@ def run(
         report.digest = sha256(out)
     report.seconds = time.monotonic() - start
     return report
+
+
+def run_part(part: Part, **settings: Any) -> Report:
+    """:func:`run` for a data set of one part that is done already; it takes the same settings."""
+    return run([part], _itself, _name, **settings)
+
+
+def _itself(part: Part) -> Part:
+    return part
+
+
+def _name(part: Part) -> str:
+    return part.name

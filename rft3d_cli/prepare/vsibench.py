@@ -20,7 +20,7 @@ from rft3d_cli.records import ChoiceTarget, Clip, Meta, NumberTarget, Record, Re
 
 # Scoring reads published questions through here and has no use for worker processes.
 if TYPE_CHECKING:
-    from rft3d_cli.prepare.pipeline import Part, Policy, Report
+    from rft3d_cli.prepare.pipeline import Policy, Report
 
 VIDEOS = "videos"
 """Folder of unpacked clips within the media folder."""
@@ -231,7 +231,7 @@ def prepare_vsibench(
         DataError: Where videos are missing (all are listed), and see :func:`rft3d_cli.prepare.pipeline.run`.
         UsageError: Where no folder holds all the videos.
     """
-    from rft3d_cli.prepare.pipeline import Part, relative_name, run
+    from rft3d_cli.prepare.pipeline import Part, relative_name, run_part
 
     if not videos.is_dir():
         raise DataError(f"{videos} is not a folder", "name the folder of the videos or of their zip archives: --videos")
@@ -267,10 +267,8 @@ def prepare_vsibench(
         "media_root": str(root),
     }
     done = begin(len(rows))
-    report = run(
-        [part],
-        _same,
-        _name,
+    report = run_part(
+        part,
         out=out,
         media_root=root,
         command="prepare vsibench",
@@ -283,14 +281,6 @@ def prepare_vsibench(
     )
     done()
     return report
-
-
-def _same(part: Part) -> Part:
-    return part
-
-
-def _name(part: Part) -> str:
-    return part.name
 
 
 def locate(clips: Mapping[str, None], videos: Path, media: Path, *, write: bool) -> dict[str, Path]:
