@@ -120,7 +120,7 @@ def _rollout(config: Config) -> Broken:
         message = "`rollout.shared_prompt: true` is not available in this version"
         yield "rollout.shared_prompt", message, "leave rollout.shared_prompt out"
     if rollout.engine == "vllm":
-        if config.model.geometry != "none":
+        if config.model.geometry not in ("auto", "none"):
             message = (
                 f"`rollout.engine: vllm` takes no input of the geometry branch `{config.model.geometry}` and would "
                 "answer without it"

@@ -66,7 +66,12 @@ class Model(Section):
     """The model and which parts of it are trained."""
 
     name: Text = Field(description="A shipped model (rft3d models list), a folder, a run, or a name on the hub.")
-    geometry: Literal["none", "vggt", "tiny"] = Field("none", description="Geometry encoder beside the vision tower.")
+    geometry: Literal["auto", "none", "vggt", "tiny"] = Field(
+        "auto", description="Geometry branch: what the model's files hold, none, or one that is added to a plain model."
+    )
+    geometry_weights: Maybe[Text] = Field(
+        None, description="VGGT's weights for a model that has none: a folder or a hub name; by default facebook/VGGT-1B."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of the weights; auto is bfloat16 on a GPU and float32 elsewhere."
     )
@@ -85,7 +90,8 @@ class Data(Section):
     media_root: Maybe[Text] = Field(None, description="Folder of the media paths; by default each file's own folder.")
     limit: Maybe[Count] = Field(None, description="Train on the first so many records of each file.")
     shared_scenes: bool = Field(
-        False, description="Allow scenes that are both in train and in eval; held-out scores then say little."
+        False,
+        description="Allow scenes in train that eval or a benchmark has too; scores then say little.",
     )
     workers: int = Field(4, ge=0, description="Processes that read and decode; 0 does it in the main process.")
 

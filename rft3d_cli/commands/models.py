@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 app = typer.Typer(
     no_args_is_help=True,
     help="List shipped models and create tiny ones.",
-    epilog="$ rft3d models list\n\n$ rft3d models create-tiny tiny0 --geometry",
+    epilog="$ rft3d models list\n\n$ rft3d models create-tiny tiny0 --geometry vggt",
 )
 
 
@@ -40,7 +40,10 @@ def list_models(as_json: Annotated[bool, typer.Option("--json", help="Print one 
 def create_tiny(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it; must not exist.")],
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="INT", help="Of the initial weights.")] = 0,
-    geometry: Annotated[bool, typer.Option("--geometry", help="With the stand-in geometry branch.")] = False,
+    geometry: Annotated[
+        Literal["none", "tiny", "vggt"],
+        typer.Option(help="A geometry branch beside the vision tower: the stand-in, or VGGT's architecture, as small."),
+    ] = "none",
 ) -> None:
     """Write a freshly initialised tiny model as an ordinary model directory."""
     from rft3d_cli import console

@@ -10,7 +10,9 @@ Everything that touches transformers' model classes is in this file.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -27,7 +29,10 @@ from transformers import (
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-ENCODERS = {"tiny": "rft3d_cli.models.geometry_tiny:TinyGeometryEncoder"}
+ENCODERS = {
+    "tiny": "rft3d_cli.models.geometry_tiny:TinyGeometryEncoder",
+    "vggt": "rft3d_cli.models.vggt:VGGTEncoder",
+}
 """Geometry encoders by name: ``module:class``, one file each."""
 
 
@@ -36,9 +41,13 @@ class GeometryEncoder(Protocol):
 
     Attributes:
         output_dim: Width of its patch features.
+        merger_hidden_dim: Width between the two layers of the merger behind it, where a configuration names none.
+        uncut: Whether it wants frames as they were before Qwen's cut to whole merged patches.
     """
 
     output_dim: int
+    merger_hidden_dim: int
+    uncut: bool
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Features of one clip.
@@ -51,8 +60,8 @@ class GeometryEncoder(Protocol):
         """
 
 
-def build_encoder(name: str, config: dict[str, Any]) -> nn.Module:
-    """A geometry encoder by name.
+def encoder_class(name: str) -> Any:
+    """A geometry encoder's class by name.
 
     Raises:
         ValueError: For an unknown name.
@@ -60,7 +69,16 @@ def build_encoder(name: str, config: dict[str, Any]) -> nn.Module:
     if name not in ENCODERS:
         raise ValueError(f"unknown geometry encoder {name!r}; there are {', '.join(ENCODERS)}")
     module, _, attribute = ENCODERS[name].partition(":")
-    encoder: nn.Module = getattr(import_module(module), attribute)(**config)
+    return getattr(import_module(module), attribute)
+
+
+def build_encoder(name: str, config: dict[str, Any]) -> nn.Module:
+    """A geometry encoder by name, of the sizes in ``config``.
+
+    Raises:
+        ValueError: For an unknown name.
+    """
+    encoder: nn.Module = encoder_class(name)(**config)
     return encoder
 
 
@@ -69,8 +87,10 @@ class FusedConfig(Qwen2_5_VLConfig):  # type: ignore[misc]
 
     Args:
         geometry_encoder_type: A key of :data:`ENCODERS`.
-        geometry_encoder_config: Keyword arguments of the encoder.
-        geometry_merger_hidden_dim: Width between the merger's two layers.
+        geometry_encoder_config: Keyword arguments of the encoder; None for its own, the public sizes.
+        geometry_merger_hidden_dim: Width between the merger's two layers; None for the encoder's own.
+        reference_frame: Which frame of a clip the encoder gets first, ``first`` or ``last``: its features are in that
+            frame's coordinates.
     """
 
     model_type = "rft3d_fused_qwen2_5_vl"
@@ -79,12 +99,15 @@ class FusedConfig(Qwen2_5_VLConfig):  # type: ignore[misc]
 
     geometry_encoder_type: str = "tiny"
     geometry_encoder_config: dict[str, Any] | None = None
-    geometry_merger_hidden_dim: int = 192
+    geometry_merger_hidden_dim: int | None = None
+    reference_frame: str = "first"
 
     @classmethod
     def from_qwen(cls, config: Qwen2_5_VLConfig, encoder: str, **encoder_config: Any) -> FusedConfig:
         """The configuration of a plain model with a branch added."""
-        values = {k: v for k, v in config.to_dict().items() if k not in ("model_type", "architectures")}
+        # Published configurations name the branch in their own way.
+        own = {"model_type", "architectures", "reference_frame"}
+        values = {k: v for k, v in config.to_dict().items() if k not in own and not k.startswith("geometry_")}
         return cls(**values, geometry_encoder_type=encoder, geometry_encoder_config=encoder_config)
 
 
@@ -114,20 +137,26 @@ class GeometryMerger(nn.Module):
         return out
 
 
+_WHOLE = [*Qwen2_5_VLForConditionalGeneration._no_split_modules, "VGGTBlock"]
+"""Modules that a device map keeps on one device."""
+
+
 class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
     """The backbone: vision tower, geometry branch and language model."""
 
     config_class = FusedConfig
+    _no_split_modules = _WHOLE
 
     def __init__(self, config: FusedConfig) -> None:
         super().__init__(config)
         self.geometry_encoder = build_encoder(config.geometry_encoder_type, config.geometry_encoder_config or {})
         self.geometry_merger = GeometryMerger(
             int(self.geometry_encoder.output_dim),  # type: ignore[arg-type]
-            config.geometry_merger_hidden_dim,
+            config.geometry_merger_hidden_dim or int(self.geometry_encoder.merger_hidden_dim),  # type: ignore[arg-type]
             config.text_config.hidden_size,
             config.vision_config.spatial_merge_size,
         )
+        self._supplied: deque[Tensor] | None = None
         self.post_init()
 
     def forward(self, input_ids: Tensor | None = None, geometry_images: Any = None, **kwargs: Any) -> Any:
@@ -162,24 +191,48 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
         """
         outputs = super().get_image_features(pixel_values, image_grid_thw, **kwargs)
         frames = list(outputs.pooler_output)
+        if image_grid_thw is None:
+            raise ValueError("frames cannot be told apart without image_grid_thw")
+        counts = list(frames_per_sample) if frames_per_sample is not None else [len(frames)]
+        if geometry_images is None and self._supplied is not None:
+            geometry_images = [self._supplied.popleft() for count in counts if count]
         if geometry_images is None:
-            if image_grid_thw is None:
-                raise ValueError("frames cannot be told apart without image_grid_thw")
             images = self.frames_from_patches(pixel_values, image_grid_thw)
-            counts = list(frames_per_sample) if frames_per_sample is not None else [len(images)]
             clips = [images[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
         else:
             clips = [list(clip) for clip in geometry_images]
-        tokens = [token for clip in clips if clip for token in self._geometry_tokens(clip)]
-        outputs.pooler_output = tuple(f + g.to(f.dtype) for f, g in zip(frames, tokens, strict=True))
+        tokens = [token for clip in clips if clip for token in self._geometry_tokens(clip, frames[0].device)]
+        outputs.pooler_output = _added(frames, tokens)
         return outputs
 
-    def _geometry_tokens(self, clip: Sequence[Tensor]) -> Tensor:
+    @contextmanager
+    def supplied(self, clips: Iterable[Tensor]) -> Iterator[None]:
+        """Give the encoder its own frames for the forward passes inside, where nobody can hand them on as an input.
+
+        Trainers pass a fixed list of inputs to the model and drop any other without a word.
+
+        Args:
+            clips: One ``(S, 3, H, W)`` a row with frames, in the order in which rows will come.
+        """
+        self._supplied = deque(clips)
+        try:
+            yield
+        finally:
+            self._supplied = None
+
+    def _geometry_tokens(self, clip: Sequence[Tensor], device: torch.device) -> Tensor:
+        sizes = {tuple(frame.shape[-2:]) for frame in clip}
+        if len(sizes) > 1:
+            raise ValueError(f"frames of one clip have {len(sizes)} sizes; the geometry encoder relates frames of one")
+        frames = torch.stack(list(clip)).to(device)
+        if frames.dtype == torch.uint8:
+            frames = frames.float() / 255
+        last = self.config.reference_frame == "last"
         trained = any(p.requires_grad for p in self.geometry_encoder.parameters())
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            features = self.geometry_encoder(torch.stack(list(clip)))
-        merged: Tensor = self.geometry_merger(features)
-        return merged
+            features = self.geometry_encoder(frames.flip(0) if last else frames)
+        merged: Tensor = self.geometry_merger(features.to(self.geometry_merger.ln_q.weight.dtype))
+        return merged.flip(0) if last else merged
 
     def frames_from_patches(self, pixel_values: Tensor, image_grid_thw: Tensor) -> list[Tensor]:
         """Frames ``(3, H, W)`` in [0, 1], read back from Qwen's patches: the patchify step undone.
@@ -201,10 +254,20 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
         return out
 
 
+def _added(frames: Sequence[Tensor], tokens: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Visual tokens and geometry tokens summed, frame by frame; sums of other shapes would broadcast."""
+    shapes = [[tuple(token.shape) for token in side] for side in (frames, tokens)]
+    if shapes[0] != shapes[1]:
+        seen = [f"{len(side)} frames of {sorted({shape[0] for shape in side})} tokens" for side in shapes]
+        raise ValueError(f"the vision tower gives {seen[0]}, the geometry branch {seen[1]}")
+    return tuple(f + g.to(f) for f, g in zip(frames, tokens, strict=True))
+
+
 class FusedForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):  # type: ignore[misc]
     """The whole model, with a language head."""
 
     config_class = FusedConfig
+    _no_split_modules = _WHOLE
 
     def __init__(self, config: FusedConfig) -> None:
         super().__init__(config)
@@ -224,6 +287,14 @@ class FusedForConditionalGeneration(Qwen2_5_VLForConditionalGeneration):  # type
         return super()._maybe_prepare_encoder_kwargs_for_generation(
             inputs_tensor, model_kwargs, model_input_name, *args
         )
+
+
+def saved_as_named(model: Any) -> None:
+    """Let a model be saved under its modules' names, whatever names its weights were loaded by.
+
+    transformers remembers those and writes them again; our configuration does not announce them.
+    """
+    model._weight_conversions = []
 
 
 # ``generate`` hands a model what its forward names; ours names what Qwen's does, and one input more.

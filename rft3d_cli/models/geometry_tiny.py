@@ -35,6 +35,9 @@ class TinyGeometryEncoder(nn.Module):
         patch_size: Patch side, pixels.
     """
 
+    merger_hidden_dim = 192
+    uncut = False
+
     def __init__(self, embed_dim: int = 48, num_heads: int = 4, patch_size: int = 8) -> None:
         super().__init__()
         self.output_dim = 2 * embed_dim

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,6 @@ from rft3d_cli.prompts import FORBIDDEN, IMAGE
 from rft3d_cli.records import MEDIA_HINT, Clip, FrameList, Record, media_path
 from rft3d_cli.samplers import DEFAULT_FRAMES, DEFAULT_SAMPLER
 from rft3d_cli.video import IMAGE_FORMATS
-
-if TYPE_CHECKING:
-    import torch
 
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises over a picture that it cannot read."""
@@ -44,12 +41,14 @@ class EncodedPrompt:
             to one-dimensional positions and says nothing.
         pixel_values: ``(patches, patch_dim)`` float32.
         image_grid_thw: ``(frames, 3)``.
+        geometry: ``(frames, 3, H, W)`` uint8, for a geometry encoder that wants other pixels than the vision tower.
     """
 
     input_ids: NDArray[np.int64]
     mm_token_type_ids: NDArray[np.int64]
     pixel_values: NDArray[np.float32]
     image_grid_thw: NDArray[np.int64]
+    geometry: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -57,8 +56,8 @@ class EncodedPrompt:
     @property
     def nbytes(self) -> int:
         """Memory of the arrays, in bytes."""
-        arrays = (self.input_ids, self.mm_token_type_ids, self.pixel_values, self.image_grid_thw)
-        return sum(array.nbytes for array in arrays)
+        arrays = (self.input_ids, self.mm_token_type_ids, self.pixel_values, self.image_grid_thw, self.geometry)
+        return sum(array.nbytes for array in arrays if array is not None)
 
 
 class FrameStore:
@@ -252,7 +251,22 @@ def encode_messages(
         np.asarray(batch["mm_token_type_ids"][0], dtype=np.int64),
         np.asarray(batch["pixel_values"], dtype=np.float32),
         np.asarray(batch["image_grid_thw"], dtype=np.int64),
+        geometry_frames(processor, images) if processor.uncut else None,
     )
+
+
+def geometry_frames(processor: FrameProcessor, images: Sequence[Image.Image]) -> NDArray[np.uint8]:
+    """Frames as a geometry encoder sees them, ``(S, 3, H, W)`` uint8.
+
+    Raises:
+        DataError: Where they are not of one size: what relates them needs one grid.
+    """
+    sized = [processor.size(image) for image in images]
+    sizes = sorted({image.size for image in sized})
+    if len(sizes) > 1:
+        seen = ", ".join(f"{width} x {height}" for width, height in sizes)
+        raise DataError(f"the frames of one clip have {len(sizes)} sizes ({seen}), and the geometry encoder needs one")
+    return np.stack([np.asarray(image, dtype=np.uint8).transpose(2, 0, 1) for image in sized])
 
 
 def encode_prompt(
@@ -272,8 +286,8 @@ def collate(
     prompts: Sequence[EncodedPrompt],
     pad: int,
     answers: Sequence[NDArray[np.int64]] | None = None,
-) -> dict[str, torch.Tensor]:
-    """A padded batch.
+) -> dict[str, Any]:
+    """A padded batch: tensors, and ``geometry_images``, a list of them, where prompts have geometry.
 
     Without ``answers`` the padding is on the left, for generation. With them each row is prompt and answer, padded on
     the right, and ``labels`` holds the answer's ids with -100 elsewhere.
@@ -307,4 +321,6 @@ def collate(
     }
     if answers is not None:
         batch["labels"] = labels
-    return {name: torch.from_numpy(value) for name, value in batch.items()}
+    tensors: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}
+    clips = [torch.from_numpy(p.geometry) for p in prompts if p.geometry is not None]
+    return tensors | ({"geometry_images": clips} if clips else {})

@@ -70,12 +70,17 @@ def generate(model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPro
         suppress_tokens=forbidden_ids(processor),
         **sampling,
     )
-    batch = {name: value.to(model.device) for name, value in collate(prompts, tokenizer.pad_token_id).items()}
+    batch = on_device(collate(prompts, tokenizer.pad_token_id), model.device)
     with torch.inference_mode():
         out = model.generate(**batch, generation_config=config)
     width = batch["input_ids"].shape[1]
     texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
     return texts
+
+
+def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+    """A batch of :func:`~rft3d_cli.models.inputs.collate` on a device."""
+    return {k: [t.to(device) for t in v] if isinstance(v, list) else v.to(device) for k, v in batch.items()}
 
 
 def answers(
@@ -84,11 +89,20 @@ def answers(
     records: Sequence[Record],
     store: FrameStore,
     decoding: Decoding,
+    first: int = 0,
 ) -> Iterator[tuple[Record, str]]:
     """A model's answers, batch by batch, in the order of the records.
 
     The model is put into evaluation mode while it answers, and back. A sampled run draws from its own seed and leaves
     the process's generators as they were.
+
+    Args:
+        model: Weights.
+        processor: Text and pixels to what they take.
+        records: What to answer.
+        store: Their frames.
+        decoding: How.
+        first: How many records were answered before these, where a run goes on: a multiple of ``decoding.batch``.
     """
     import torch
 
@@ -101,7 +115,7 @@ def answers(
             devices = [model.device] if model.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices, enabled=decoding.sample):
                 if decoding.sample:
-                    torch.manual_seed(decoding.seed * 1_000_003 + start)
+                    torch.manual_seed(decoding.seed * 1_000_003 + first + start)
                 texts = generate(model, processor, prompts, decoding)
             yield from zip(part, texts, strict=True)
     finally:

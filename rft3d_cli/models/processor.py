@@ -5,7 +5,8 @@ build. Frames go in as *images* anyway (the public 3D checkpoints were trained s
 PIL image processor are enough.
 
 Every stage sizes frames here and nowhere else: width to ``frame_width``, height in proportion to the nearest multiple
-of the patch, both cut at the top left to whole merged patches (VG-LLM's rule: 1296 × 968 becomes 504 × 392).
+of the patch, both cut at the top left to whole merged patches (VG-LLM's rule: 1296 × 968 becomes 504 × 392). A geometry
+encoder that wants the frame before that cut (518 × 392) gets it from here too, so that both towers' grids fit.
 """
 
 from __future__ import annotations
@@ -58,17 +59,35 @@ def frame_size(
     return resized, (resized[0] // factor * factor, min(resized[1], resized[0]) // factor * factor)
 
 
-def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int) -> Image.Image:
-    """A frame resized (bicubic) and cut for the model; unchanged where it already fits. Keeps ``info``."""
+def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int, *, uncut: bool = False) -> Image.Image:
+    """A frame resized (bicubic) and cut for the model; unchanged where it already fits. Keeps ``info``.
+
+    Args:
+        image: The frame.
+        frame_width: See :func:`frame_size`.
+        patch: Likewise.
+        merge: Likewise.
+        uncut: Stop before the cut to whole merged patches; :func:`cut_frame` does the rest.
+    """
     resized, cut = frame_size(*image.size, frame_width, patch, merge)
+    fits = (resized,) if uncut else (resized, cut)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    out = image if image.size in (resized, cut) else image.resize(resized, Image.Resampling.BICUBIC)
+    out = image if image.size in fits else image.resize(resized, Image.Resampling.BICUBIC)
     top = max(0, (out.height - frame_width) // 2)
     if top:
         out = out.crop((0, top, out.width, top + frame_width))
-    if out.size != cut:
-        out = out.crop((0, 0, *cut))
+    out.info = {KEY: image.info[KEY]} if KEY in image.info else {}
+    return out if uncut else cut_frame(out, patch, merge)
+
+
+def cut_frame(image: Image.Image, patch: int, merge: int) -> Image.Image:
+    """A sized frame cut at the top left to whole merged patches. Keeps ``info``."""
+    factor = patch * merge
+    cut = image.width // factor * factor, image.height // factor * factor
+    if image.size == cut:
+        return image
+    out = image.crop((0, 0, *cut))
     out.info = {KEY: image.info[KEY]} if KEY in image.info else {}
     return out
 
@@ -84,6 +103,7 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
 
     Attributes:
         max_length: Tokens that the model's positions reach, where its configuration says so.
+        uncut: Whether the model's geometry encoder wants frames before the cut to whole merged patches.
     """
 
     return_mm_token_type_ids = True
@@ -100,6 +120,7 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
         self.frame_width = frame_width or PATCHES_WIDE * image_processor.patch_size
         self.max_length: int | None = None
+        self.uncut = False
         self._patches: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()
         self._patch_bytes = 0
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
@@ -153,8 +174,9 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         return ["input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"]
 
     def size(self, image: Image.Image) -> Image.Image:
-        """A frame as the model sees it; see :func:`size_frame`."""
-        return size_frame(image, self.frame_width, self.image_processor.patch_size, self.image_processor.merge_size)
+        """A frame as the model's towers see it; see :func:`size_frame`."""
+        patch, merge = self.image_processor.patch_size, self.image_processor.merge_size
+        return size_frame(image, self.frame_width, patch, merge, uncut=self.uncut)
 
     def patches(self, image: Image.Image) -> tuple[Any, Any]:
         """Patches ``(n, patch_dim)`` float32 and grid ``(3,)`` of one frame, remembered for frames with a key."""
@@ -162,7 +184,8 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
         if key is not None and key in self._patches:
             self._patches.move_to_end(key)
             return self._patches[key]
-        done = self.image_processor([self.size(image)], do_resize=False, return_tensors="np")
+        patch, merge = self.image_processor.patch_size, self.image_processor.merge_size
+        done = self.image_processor([cut_frame(self.size(image), patch, merge)], do_resize=False, return_tensors="np")
         out = np.asarray(done["pixel_values"], dtype=np.float32), np.asarray(done["image_grid_thw"][0])
         if key is not None:
             self._patches[key] = out

@@ -122,14 +122,20 @@ def build_tokenizer() -> Any:
     return out
 
 
-def build_processor() -> Any:
-    """Tiny's processor: patches of 8 pixels, frames 64 pixels wide."""
+def build_processor(*, uncut: bool = False) -> Any:
+    """Tiny's processor: patches of 8 pixels, frames 64 pixels wide.
+
+    Args:
+        uncut: Frames of one patch more, which the vision tower's cut takes away again, as in the real models.
+    """
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from rft3d_cli.models.processor import FrameProcessor
 
     images = Qwen2VLImageProcessorPil(patch_size=8, temporal_patch_size=2, merge_size=2, min_pixels=16 * 16)
-    return FrameProcessor(images, build_tokenizer(), CHAT_TEMPLATE, FRAME_WIDTH)
+    processor = FrameProcessor(images, build_tokenizer(), CHAT_TEMPLATE, FRAME_WIDTH + 8 * uncut)
+    processor.uncut = uncut
+    return processor
 
 
 def build_config(tokenizer: Any) -> Any:
@@ -178,29 +184,44 @@ def build_config(tokenizer: Any) -> Any:
     )
 
 
-def create(directory: Path, *, seed: int = 0, geometry: bool = False) -> None:
+BRANCHES: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "vggt": {
+        "img_size": 72,
+        "patch_size": 8,
+        "num_register_tokens": 2,
+        "dino": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+        "aggregator": {"embed_dim": 32, "depth": 2, "num_heads": 2},
+    },
+}
+"""Sizes of the geometry encoders that tiny can have; of VGGT's two pairs, one runs, as 23 of 24 do in the real one."""
+
+
+def create(directory: Path, *, seed: int = 0, geometry: str = "none") -> None:
     """Write a freshly initialised tiny model as an ordinary model directory.
 
     Args:
         directory: Made where missing.
         seed: The same seed gives the same weights.
-        geometry: The variant with a small geometry branch.
+        geometry: ``none``, or a key of :data:`BRANCHES`.
     """
     import torch
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
     from rft3d_cli.models.loader import no_progress
 
-    processor = build_processor()
+    processor = build_processor(uncut=geometry == "vggt")
     config = build_config(processor.tokenizer)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if geometry:
+        if geometry == "none":
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        else:
             from rft3d_cli.models.fusion import FusedConfig, FusedForConditionalGeneration
 
-            model = FusedForConditionalGeneration(FusedConfig.from_qwen(config, encoder="tiny"))
-        else:
-            model = Qwen2_5_VLForConditionalGeneration(config)
+            fused = FusedConfig.from_qwen(config, encoder=geometry, **BRANCHES[geometry])
+            fused.geometry_merger_hidden_dim = 192
+            model = FusedForConditionalGeneration(fused)
     model.generation_config = GenerationConfig(
         eos_token_id=processor.tokenizer.eos_token_id, pad_token_id=processor.tokenizer.pad_token_id
     )

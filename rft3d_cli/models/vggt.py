@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class VGGTBlock(nn.Module):
     """A pre-norm transformer block.
 
     All but the attention itself is done for a stretch of tokens at a time, so that only what attention needs of every
@@ -160,7 +160,7 @@ class DinoV2(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(1, embed_dim), requires_grad=False)
         self.patch_embed = _PatchEmbed(embed_dim, patch_size)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, eps=1e-6, scale=1.0, rotary=False) for _ in range(depth)
+            VGGTBlock(embed_dim, num_heads, eps=1e-6, scale=1.0, rotary=False) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
 
@@ -257,7 +257,7 @@ class VGGTAggregator(nn.Module):
         self.camera_token = nn.Parameter(torch.randn(1, 2, 1, dim) * 1e-6)
         self.register_token = nn.Parameter(torch.randn(1, 2, num_register_tokens, dim) * 1e-6)
         self.frame_blocks, self.global_blocks = (
-            nn.ModuleList(Block(dim, heads, eps=1e-5, scale=0.01, rotary=True) for _ in range(pairs["depth"]))
+            nn.ModuleList(VGGTBlock(dim, heads, eps=1e-5, scale=0.01, rotary=True) for _ in range(pairs["depth"]))
             for _ in range(2)
         )
 
@@ -383,6 +383,9 @@ class VGGTEncoder(nn.Module):
         layer: See :meth:`VGGTAggregator.forward`.
         **sizes: Of :class:`VGGTAggregator`.
     """
+
+    merger_hidden_dim = 4096
+    uncut = True
 
     def __init__(self, layer: int = -2, **sizes: Any) -> None:
         super().__init__()

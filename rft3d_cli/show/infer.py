@@ -186,10 +186,10 @@ def _generate(name: str, prompt: str, clip: Frames, max_tokens: int, *, tags: bo
     from PIL import Image
 
     from rft3d_cli.models.inputs import encode_prompt
-    from rft3d_cli.models.loader import load_model
+    from rft3d_cli.models.loader import load_speaker
     from rft3d_cli.models.predict import Decoding, generate
 
-    model, processor = load_model(name)
+    model, processor = load_speaker(name)
     images = [processor.size(Image.fromarray(image)) for image in clip.images]
     encoded = encode_prompt(processor, prompt, images, tags=tags)
     return generate(model, processor, [encoded], Decoding(max_tokens=max_tokens))[0]

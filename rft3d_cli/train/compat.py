@@ -12,7 +12,7 @@ import os
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
+from rft3d_cli.models.fusion import FusedModel
 from rft3d_cli.models.loader import no_progress
 from rft3d_cli.rewards.registry import RewardSet, completion_text
 from rft3d_cli.train.advantages import group_advantages, token_weights
@@ -144,8 +145,26 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         ``generate`` encodes frames outside the model's forward, which is all that accelerate casts. Frozen weights in
         bfloat16 would there meet trained ones in float32.
         """
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._geometry(self.model, self._indices):
             return super()._generate_single_turn(*args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, with the geometry encoder's own frames, which are not in its fixed list of model inputs."""
+        with self._geometry(model, self._indices):
+            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """TRL's, which cuts a rollout into micro-batches and shuffles them; whose rows they are travels with them."""
+        self._indices = inputs["records"].tolist()
+        return super()._compute_loss(model, inputs)
+
+    def _geometry(self, model: Any, indices: Sequence[int]) -> AbstractContextManager[None]:
+        clips = [self.examples.prompt(i).geometry for i in indices]
+        backbone = next((m for m in model.modules() if isinstance(m, FusedModel)), None)
+        if backbone is None or any(clip is None for clip in clips):
+            return nullcontext()
+        supplied: AbstractContextManager[None] = backbone.supplied(torch.from_numpy(clip) for clip in clips)
+        return supplied
 
     def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], list[Any], dict[str, Any]]:
         """Encode prompts on the path that training and evaluation share, each distinct prompt once.
@@ -182,6 +201,7 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         advantages, std = group_advantages(self._totals, group, scale=self.scale_rewards, std_floor=self.std_floor)
         here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         output["advantages"] = advantages[here]
+        output["records"] = torch.tensor(self._indices)
         metrics = self._metrics[mode]
         metrics["reward"][-1] = torch.nanmean(self._totals).item()
         metrics["reward_std"][-1] = std.mean().item()

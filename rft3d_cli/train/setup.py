@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rft3d_cli.files import sha256
-from rft3d_cli.models.loader import load_model, weight_hashes
+from rft3d_cli.models.loader import load_speaker, weight_hashes
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.recipe_schema import Config
 from rft3d_cli.train.run import Run
@@ -53,7 +53,7 @@ def trainable_model(config: Config) -> tuple[Any, FrameProcessor]:
     """
     import torch
 
-    model, processor = load_model(config.model, seed=config.train.seed)
+    model, processor = load_speaker(config.model, seed=config.train.seed)
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()

@@ -41,7 +41,7 @@ def test_create_tiny_writes_a_model_that_loads(rft3d, world):
 
 def test_another_seed_gives_other_weights_and_geometry_a_branch(rft3d, world):
     assert rft3d("models", "create-tiny", "one", "--seed", 1).code == 0
-    assert rft3d("models", "create-tiny", "fused", "--geometry").code == 0
+    assert rft3d("models", "create-tiny", "fused", "--geometry", "tiny").code == 0
     zero, one, fused = (load_file(folder / "model.safetensors") for folder in (world.fresh, Path("one"), Path("fused")))
     assert zero.keys() == one.keys()
     assert any(not np.array_equal(zero[name], one[name]) for name in zero)

@@ -51,7 +51,14 @@ def plain_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fused_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "fused"
-    tiny.create(folder, geometry=True)
+    tiny.create(folder, geometry="tiny")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vggt_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "vggt"
+    tiny.create(folder, geometry="vggt")
     return folder
 
 
@@ -65,6 +72,12 @@ def plain(plain_dir: Path) -> Loaded:
 def fused(fused_dir: Path) -> Loaded:
     """Shared by all tests: none may change it."""
     return Loaded.of(load_model(fused_dir))
+
+
+@pytest.fixture(scope="session")
+def vggt(vggt_dir: Path) -> Loaded:
+    """Shared by all tests: none may change it."""
+    return Loaded.of(load_model(vggt_dir))
 
 
 @pytest.fixture(scope="session")

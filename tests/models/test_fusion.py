@@ -234,8 +234,17 @@ def test_given_frames_may_be_larger_where_the_encoder_wants_it(fused: Loaded, pr
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_given_frames_must_be_as_many(count: int, fused: Loaded, prompt: EncodedPrompt) -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match=f"tower gives 2 frames of .12. tokens, the geometry branch {count} frames"):
         fused.logits(prompt, geometry_images=[torch.zeros(count, 3, 48, 64)])
+
+
+def test_given_frames_must_have_the_same_grid(fused: Loaded, prompt: EncodedPrompt) -> None:
+    # A frame of a single token would broadcast.
+    for size in ((48, 48), (16, 16)):
+        with pytest.raises(ValueError, match="the geometry branch 2 frames of"):
+            fused.logits(prompt, geometry_images=[torch.zeros(2, 3, *size)])
+    with pytest.raises(ValueError, match="2 sizes"):
+        fused.logits(prompt, geometry_images=[[torch.zeros(3, 48, 64), torch.zeros(3, 48, 48)]])
 
 
 def test_generate_refuses_a_misspelled_input(fused: Loaded, prompt: EncodedPrompt) -> None:

@@ -17,7 +17,7 @@ from rft3d_cli.errors import Rft3dError, SetupError
 from rft3d_cli.models import loader
 from rft3d_cli.models.defaults import Defaults, read_defaults, trained_defaults
 from rft3d_cli.models.inputs import EncodedPrompt
-from rft3d_cli.models.loader import find_model, freeze, load_model, load_processor, model_problems
+from rft3d_cli.models.loader import find_model, freeze, load_model, load_processor, load_speaker, model_problems
 from rft3d_cli.recipe_schema import Model
 
 
@@ -94,7 +94,8 @@ def test_a_shipped_model_is_found_by_name_from_anywhere(
 def test_a_folder_without_a_tokenizer_is_refused_by_all(plain_dir: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "generation_config.json"):
         shutil.copy(plain_dir / name, tmp_path / name)
-    for load in (load_model, load_processor):
+    assert load_model(tmp_path)[1] is None
+    for load in (load_speaker, load_processor):
         assert refused(lambda load=load: load(tmp_path)).message == f"model {tmp_path} has no tokenizer files"
 
 

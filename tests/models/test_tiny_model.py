@@ -38,11 +38,13 @@ def loss(loaded: Loaded, prompt: EncodedPrompt, answer: str = "0.5, 1.0") -> flo
 # Creation
 
 
-@pytest.mark.parametrize("geometry", [False, True], ids=["plain", "fused"])
-def test_the_same_seed_gives_the_same_bytes(geometry: bool, plain_dir: Path, fused_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("geometry", ["none", "tiny", "vggt"])
+def test_the_same_seed_gives_the_same_bytes(
+    geometry: str, plain_dir: Path, fused_dir: Path, vggt_dir: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(99)  # what came before must not matter
     tiny.create(tmp_path / "again", geometry=geometry)
-    first = fused_dir if geometry else plain_dir
+    first = {"none": plain_dir, "tiny": fused_dir, "vggt": vggt_dir}[geometry]
     names = sorted(path.name for path in first.iterdir())
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == names
     for name in names:

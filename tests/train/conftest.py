@@ -38,7 +38,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")
     write_data(folder)
     tiny.create(folder / "plain", seed=0)
-    tiny.create(folder / "fused", seed=0, geometry=True)
+    tiny.create(folder / "fused", seed=0, geometry="tiny")
+    tiny.create(folder / "vggt", seed=0, geometry="vggt")
     tree = sft_tree(folder, folder / "plain")
     tree["data"]["eval"] = str(folder / "val.jsonl")
     tree["rollout"] = {"max_tokens": 24}
@@ -46,9 +47,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     tree["eval"] = {"every": 10}
     tree["checkpoint"] = {"every": 100}
     run_sft(recipe(folder / "warm.yaml", tree), folder / "warm-run")
+    models = [folder / name for name in ("plain", "fused", "vggt")]
     gc.collect()
     gc.freeze()  # each run begins with a collection, and a process that has imported torch has much to look through
-    return World(folder, folder / "plain", folder / "fused", folder / "warm-run" / "final", folder / "warm-run")
+    return World(folder, *models, folder / "warm-run" / "final", folder / "warm-run")
 
 
 @pytest.fixture

@@ -17,12 +17,14 @@ def answer_log_probs(model: Any, prompt: EncodedPrompt, answer: Sequence[int], t
     """Log-probabilities ``(tokens, vocabulary)`` at each token of an answer, from a plain forward pass of one row."""
     ids = torch.tensor([[*prompt.input_ids.tolist(), *answer]])
     kinds = torch.tensor([[*prompt.mm_token_type_ids.tolist(), *([0] * len(answer))]])
+    own = {} if prompt.geometry is None else {"geometry_images": [torch.from_numpy(prompt.geometry).float() / 255]}
     logits = model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         mm_token_type_ids=kinds,
         pixel_values=torch.from_numpy(prompt.pixel_values),
         image_grid_thw=torch.from_numpy(prompt.image_grid_thw),
+        **own,
     ).logits[0, len(prompt) - 1 : -1]
     return torch.log_softmax(logits.double() / temperature, dim=-1)
 

@@ -178,6 +178,7 @@ class World:
         data: Folder of the record files.
         plain: A fresh tiny model.
         fused: A fresh tiny model with its geometry branch.
+        vggt: A fresh tiny model with VGGT's architecture as its branch, which has frames of its own.
         warm: A tiny model after a short SFT: it answers in the right form, not always the right thing.
         warm_run: The folder of that SFT run.
     """
@@ -185,6 +186,7 @@ class World:
     data: Path
     plain: Path
     fused: Path
+    vggt: Path
     warm: Path
     warm_run: Path
 

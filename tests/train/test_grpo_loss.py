@@ -110,10 +110,10 @@ CASES = [
         "fused", ["model.geometry=tiny", "model.freeze=[geometry]", "train.kl=0.5", "train.steps=2"], id="geometry-kl"
     ),
     pytest.param(
-        "fused",
-        ["model.geometry=tiny", "model.lora={rank: 4, dropout: 0}", "train.kl=0.5", "train.micro_batch=2",
+        "vggt",
+        ["model.geometry=vggt", "model.lora={rank: 4, dropout: 0}", "train.kl=0.5", "train.micro_batch=2",
          "train.steps=2"],
-        id="geometry-lora-kl",
+        id="vggt-lora-kl",
     ),
 ]  # fmt: skip
 

@@ -39,11 +39,11 @@ def trainer(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return made
 
 
-@pytest.fixture(scope="module")
-def fused_trainer(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module", params=["fused", "vggt"])
+def fused_trainer(request: pytest.FixtureRequest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("trainer")
-    tree = grpo_tree(world.data, world.fused)
-    tree["model"] |= {"geometry": "tiny", "freeze": ["geometry"]}
+    tree = grpo_tree(world.data, getattr(world, request.param))
+    tree["model"] |= {"freeze": ["geometry"]}
     made = policy_trainer(recipe(folder / "r.yaml", tree), folder / "run")
     made.current_gradient_accumulation_steps = 1
     made.model.train()

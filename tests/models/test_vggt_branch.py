@@ -1,0 +1,218 @@
+"""The whole model with VGGT's architecture as its branch: what training, generation and saving make of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_fixtures import Loaded, picture
+
+from rft3d_cli.errors import DataError
+from rft3d_cli.models.inputs import EncodedPrompt, collate, encode_answer
+from rft3d_cli.models.loader import load_model
+from rft3d_cli.models.processor import cut_frame, frame_size, size_frame
+from rft3d_cli.recipe_schema import Model
+
+SAME = {"rtol": 0.0, "atol": 2e-5}
+FROZEN = ["vision", "vision_merger", "geometry"]
+
+
+def section(name: Path, **keys: Any) -> Model:
+    return Model.model_validate({"name": str(name), "freeze": [], **keys})
+
+
+@pytest.fixture(scope="module")
+def prompt(vggt: Loaded) -> EncodedPrompt:
+    return vggt.prompt("where is the chair?", picture(1), picture(2))
+
+
+@pytest.fixture(scope="module")
+def tall(vggt: Loaded) -> EncodedPrompt:
+    """Another size, another number of frames, another length."""
+    return vggt.prompt("how many?", picture(3, 48, 64), picture(4, 48, 64), picture(5, 48, 64))
+
+
+def sampled(loaded: Loaded, rows: list[EncodedPrompt], **options: Any) -> torch.Tensor:
+    with torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        out: torch.Tensor = loaded.model.generate(
+            **collate(rows, loaded.pad), max_new_tokens=6, **({"do_sample": True, "top_k": 0} | options)
+        )
+    return out
+
+
+# Two towers, two cuts of one frame
+
+
+@pytest.mark.parametrize(
+    ("size", "uncut", "cut", "tokens"),
+    [
+        pytest.param((1296, 968), (518, 392), (504, 392), 252, id="ScanNet colour"),
+        pytest.param((640, 480), (518, 392), (504, 392), 252, id="ScanNet depth"),
+        pytest.param((1920, 1080), (518, 294), (504, 280), 180, id="16:9"),
+        pytest.param((1080, 1920), (518, 518), (504, 504), 324, id="portrait"),
+        pytest.param((1000, 1000), (518, 518), (504, 504), 324, id="square"),
+        pytest.param((1752, 1168), (518, 350), (504, 336), 216, id="ScanNet++"),
+    ],
+)
+def test_both_towers_have_one_grid(
+    size: tuple[int, int], uncut: tuple[int, int], cut: tuple[int, int], tokens: int
+) -> None:
+    image = Image.new("RGB", size)
+    whole = size_frame(image, 518, 14, 2, uncut=True)
+    assert whole.size == uncut
+    assert size_frame(whole, 518, 14, 2, uncut=True) is not None
+    assert size_frame(whole, 518, 14, 2, uncut=True).size == uncut
+    assert cut_frame(whole, 14, 2).size == size_frame(image, 518, 14, 2).size == frame_size(*size, 518, 14, 2)[1] == cut
+    assert [side // 14 // 2 for side in uncut] == [side // 28 for side in cut]
+    assert cut[0] * cut[1] // 28**2 == tokens
+
+
+def test_the_vision_tower_sees_the_left_of_what_geometry_sees(vggt: Loaded) -> None:
+    prompt = vggt.prompt("?", picture(1, 320, 240), picture(2, 320, 240))
+    assert prompt.geometry is not None
+    assert prompt.geometry.shape == (2, 3, 56, 72)
+    assert prompt.image_grid_thw.tolist() == [[1, 6, 8], [1, 6, 8]]
+    read_back = vggt.model.model.frames_from_patches(
+        torch.from_numpy(prompt.pixel_values), torch.from_numpy(prompt.image_grid_thw)
+    )
+    for frame, whole in zip(read_back, prompt.geometry, strict=True):
+        np.testing.assert_allclose(frame.numpy() * 255, whole[:, :48, :64], atol=1e-4)
+
+
+def test_frames_of_one_clip_have_one_size(vggt: Loaded) -> None:
+    with pytest.raises(DataError, match=r"2 sizes \(72 x 56, 72 x 72\)"):
+        vggt.prompt("?", picture(1), picture(2, 64, 64))
+
+
+# Numbers
+
+
+def test_a_batch_of_two_sizes_is_each_alone(vggt: Loaded, prompt: EncodedPrompt, tall: EncodedPrompt) -> None:
+    for rows in ([prompt, tall], [tall, prompt], [prompt, prompt, tall]):
+        alone = torch.cat([vggt.logits(row) for row in rows])
+        torch.testing.assert_close(vggt.logits(*rows), alone, **SAME)
+
+
+def test_greedy_answers_alone_are_those_of_a_padded_batch(
+    vggt: Loaded, prompt: EncodedPrompt, tall: EncodedPrompt
+) -> None:
+    rows = [prompt, tall, vggt.prompt("a longer question about one room?", picture(7))]
+    together = sampled(vggt, rows, do_sample=False)[:, -6:]
+    alone = torch.cat([sampled(vggt, [row], do_sample=False)[:, -6:] for row in rows])
+    assert torch.equal(together, alone)
+
+
+def test_eight_sampled_sequences_are_the_prompt_eight_times(
+    vggt: Loaded, prompt: EncodedPrompt, tall: EncodedPrompt
+) -> None:
+    expanded = sampled(vggt, [prompt, tall], num_return_sequences=8)
+    assert torch.equal(expanded, sampled(vggt, [prompt] * 8 + [tall] * 8))
+    assert len({tuple(row.tolist()) for row in expanded}) > 2
+
+
+def test_supplied_frames_are_given_frames(vggt: Loaded, prompt: EncodedPrompt, tall: EncodedPrompt) -> None:
+    batch = collate([prompt, tall], vggt.pad)
+    clips = batch.pop("geometry_images")
+    expected = vggt.logits(prompt, tall)
+    with torch.inference_mode():
+        with vggt.model.model.supplied(clips):
+            both = vggt.model(**batch).logits[:, -1]
+        with vggt.model.model.supplied(clips):
+            first = vggt.model(**without_geometry(vggt, prompt)).logits[:, -1]
+            second = vggt.model(**without_geometry(vggt, tall)).logits[:, -1]
+        blind = vggt.model(**batch).logits[:, -1]
+    torch.testing.assert_close(both, expected, **SAME)
+    torch.testing.assert_close(torch.cat([first, second]), expected, **SAME)
+    # Afterwards frames are read back from the patches again, without what the cut took away.
+    assert not torch.equal(blind, expected)
+
+
+def without_geometry(loaded: Loaded, prompt: EncodedPrompt) -> dict[str, Any]:
+    return {name: value for name, value in collate([prompt], loaded.pad).items() if name != "geometry_images"}
+
+
+def test_the_reference_frame_may_be_the_last(vggt_dir: Path, vggt: Loaded, prompt: EncodedPrompt) -> None:
+    other = Loaded.of(load_model(vggt_dir))
+    other.model.model.config.reference_frame = "last"
+    tokens = []
+    for loaded in (vggt, other):
+        clip = torch.from_numpy(prompt.geometry)
+        with torch.inference_mode():
+            tokens.append(loaded.model.model._geometry_tokens(list(clip), torch.device("cpu")))
+            if loaded is vggt:
+                turned = loaded.model.model._geometry_tokens(list(clip.flip(0)), torch.device("cpu")).flip(0)
+    torch.testing.assert_close(tokens[1], turned)
+    assert not torch.equal(tokens[0], tokens[1])
+
+
+def test_pixels_as_bytes_or_as_shares_are_the_same(vggt: Loaded, prompt: EncodedPrompt) -> None:
+    batch = collate([prompt], vggt.pad)
+    shares = [clip.float() / 255 for clip in batch["geometry_images"]]
+    with torch.inference_mode():
+        assert torch.equal(vggt.model(**(batch | {"geometry_images": shares})).logits, vggt.model(**batch).logits)
+
+
+# Training
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_frozen_towers_leave_gradients_to_the_merger_and_the_language_model(
+    checkpointing: bool, vggt_dir: Path, prompt: EncodedPrompt
+) -> None:
+    loaded = Loaded.of(load_model(section(vggt_dir, freeze=FROZEN)))
+    loaded.model.train()
+    if checkpointing:
+        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    loaded.model(**collate([prompt], loaded.pad, [encode_answer(loaded.processor, "the chair")])).loss.backward()
+    reached = {n for n, p in loaded.model.named_parameters() if p.grad is not None and p.grad.any()}
+    expected = {
+        n
+        for n, _ in loaded.model.named_parameters()
+        if n.startswith(("model.geometry_merger.", "model.language_model."))
+    }
+    # A query's bias moves all scores of a row alike for keys; key biases get no gradient but rounding.
+    assert {n for n in expected if "k_proj.bias" not in n} <= reached <= expected
+
+
+def test_adapters_go_on_and_off(vggt_dir: Path, vggt: Loaded, prompt: EncodedPrompt, tmp_path: Path) -> None:
+    adapted, processor = load_model(section(vggt_dir, freeze=FROZEN, lora={"rank": 2}))
+    assert processor is not None
+    loaded = Loaded(adapted, processor)
+    torch.testing.assert_close(loaded.logits(prompt), vggt.logits(prompt), **SAME)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    changed = loaded.logits(prompt)
+    assert (changed - vggt.logits(prompt)).abs().max() > 1e-3
+    with adapted.disable_adapter():
+        torch.testing.assert_close(loaded.logits(prompt), vggt.logits(prompt), **SAME)
+    adapted.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again = Loaded.of(load_model(tmp_path))
+    assert again.processor.uncut
+    torch.testing.assert_close(again.logits(prompt), changed, rtol=0, atol=1e-6)
+
+
+def test_a_fresh_one_with_adapters_finds_its_branch_again(tmp_path: Path) -> None:
+    adapted, processor = load_model(
+        Model.model_validate({"name": "tiny-random", "geometry": "vggt", "lora": {"rank": 2}, "freeze": []}), seed=3
+    )
+    assert processor is not None
+    adapted.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded = Loaded(adapted, processor)
+    prompt = loaded.prompt("?", picture(1))
+    torch.testing.assert_close(Loaded.of(load_model(tmp_path)).logits(prompt), loaded.logits(prompt), rtol=0, atol=1e-6)
+
+
+def test_it_works_in_bfloat16(vggt_dir: Path, vggt: Loaded, prompt: EncodedPrompt) -> None:
+    low = Loaded.of(load_model(section(vggt_dir, dtype="bfloat16")))
+    assert low.model.model.geometry_encoder.aggregator.camera_token.dtype == torch.bfloat16
+    assert (low.logits(prompt).float() - vggt.logits(prompt)).abs().max() < 0.5
