@@ -14,20 +14,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention, apply_rotary_pos_emb_vision
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
+
+LOOPS = (Qwen2_5_VLVisionAttention, Qwen3VLVisionAttention)
+"""Modules with the same loop, and the same parts around it."""
 
 
 def batch_vision_attention(model: Any) -> int:
-    """Replace the loop over segments in a Qwen2.5-VL vision tower that uses ``sdpa``.
+    """Replace the loop over segments in a Qwen2.5-VL or Qwen3-VL vision tower that uses ``sdpa``.
 
     Args:
-        model: A model with Qwen2.5-VL's vision tower; any other is left alone.
+        model: A model with such a vision tower; any other is left alone.
 
     Returns:
         How many layers were changed.
     """
     changed = 0
     for module in model.modules():
-        if type(module) is Qwen2_5_VLVisionAttention and module.config._attn_implementation == "sdpa":
+        if type(module) in LOOPS and module.config._attn_implementation == "sdpa":
             module.forward = MethodType(_forward, module)
             changed += 1
     return changed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rft3d_cli.models.predict import Decoding, answers
+from rft3d_cli.models.predict import Decoding, answers, on_device
 from rft3d_cli.records import Record
 from rft3d_cli.rewards.registry import RewardSet, Score, get
 from rft3d_cli.train.data import Examples
@@ -82,7 +82,7 @@ class HeldOut:
         with torch.inference_mode():
             for start in range(0, len(self.examples), batch):
                 rows = range(start, min(start + batch, len(self.examples)))
-                inputs = {k: v.to(model.device) for k, v in self.examples.supervised_batch(rows).items()}
+                inputs = on_device(self.examples.supervised_batch(rows), model.device)
                 labels = inputs.pop("labels")[:, 1:]
                 known = labels != -100
                 # Logits of the prompt's positions would be most of the memory and none of the result.

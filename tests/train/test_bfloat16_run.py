@@ -66,7 +66,7 @@ CASES = [
     pytest.param("warm", [FROZEN], id="plain"),
     pytest.param("warm", ["model.lora.rank=4", FROZEN], id="lora"),
     pytest.param("fused", ["model.geometry=tiny", FROZEN], id="geometry"),
-    pytest.param("fused", ["model.geometry=tiny", "model.lora.rank=4", FROZEN], id="geometry-lora"),
+    pytest.param("vggt", ["model.lora.rank=4", FROZEN], id="vggt-lora"),
 ]
 
 
