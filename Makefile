@@ -46,6 +46,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/iou.py
 	$(BIN)/python bench/rewards.py
 	$(BIN)/python bench/data.py
+	$(BIN)/python bench/prepare.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,7 +1,7 @@
 """The prompts: one a task, all in this file.
 
-The words of the detection, grounding and VSI-Bench prompts are those that the public VG-LLM checkpoints and the
-VSI-Bench harness use, to the byte: a model answers best to what it was trained on. ``<image>`` marks the place of
+The words of the detection, grounding, caption and VSI-Bench prompts are those that the public VG-LLM checkpoints and
+the VSI-Bench harness use, to the byte: a model answers best to what it was trained on. ``<image>`` marks the place of
 each frame; a prompt without it gets its frames first.
 """
 
@@ -29,6 +29,8 @@ GROUNDING_TAIL = (
     'and its 3D bounding box in "bbox_3d" in the frame\'s coordinates.'
 )
 
+CAPTION = "Carefully watch the video and describe the object located at {place} in detail."
+
 VSI_HEAD = "These are frames of a video."
 VSI_CHOICE = "Answer with the option's letter from the given choices directly."
 VSI_NUMBER = "Please answer the question using a single word or phrase."
@@ -52,6 +54,22 @@ def grounding_prompt(description: str, frames: int) -> str:
     """
     tags = "".join(f"Frame-{i}: {IMAGE}" for i in range(frames))
     return f"{tags}\n{GROUNDING_HEAD}\nText: {description}\n{GROUNDING_TAIL}\n"
+
+
+def caption_prompt(centre: Sequence[float], frames: int) -> str:
+    """The prompt for a description of one object.
+
+    Args:
+        centre: Of its box in the first frame's camera coordinates, metres; written to two decimals.
+        frames: Frames of the clip.
+
+    >>> caption_prompt([-0.892, -0.74, 2.4512], 2).splitlines()[0]
+    '<image><image>'
+    >>> caption_prompt([-0.892, -0.74, 2.4512], 2).splitlines()[1]
+    'Carefully watch the video and describe the object located at [-0.89, -0.74, 2.45] in detail.'
+    """
+    place = [round(float(value), 2) for value in centre]
+    return f"{IMAGE * frames}\n{CAPTION.format(place=place)}"
 
 
 def vsibench_prompt(question: str, options: Sequence[str] | None) -> str:

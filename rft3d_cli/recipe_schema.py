@@ -70,7 +70,7 @@ class Model(Section):
         "auto", description="Geometry branch: what the model's files hold, none, or one that is added to a plain model."
     )
     geometry_weights: Maybe[Text] = Field(
-        None, description="VGGT's weights for a model that has none: a folder or a hub name; by default facebook/VGGT-1B."
+        None, description="VGGT's weights, for a model without: a folder or a hub name; by default facebook/VGGT-1B."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Number format of the weights; auto is bfloat16 on a GPU and float32 elsewhere."

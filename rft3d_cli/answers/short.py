@@ -171,10 +171,12 @@ def _square(*names: str) -> list[str]:
     return [f"{square} {name}" for square in ("square", "sq", "sq.") for name in names]
 
 
+_LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254, "yd": 0.9144}
+_AREAS = {"m2": 1.0, "cm2": 1e-4, "ft2": 0.09290304}
 _SCALES = {
-    "m": {"m": 1.0, "cm": 0.01, "mm": 0.001, "km": 1000.0, "ft": 0.3048, "in": 0.0254, "yd": 0.9144},
-    "cm": {"m": 100.0, "cm": 1.0, "mm": 0.1, "km": 100_000.0, "ft": 30.48, "in": 2.54, "yd": 91.44},
-    "m2": {"m2": 1.0, "cm2": 1e-4, "ft2": 0.09290304},
+    unit: {other: size / own for other, size in sizes.items()}
+    for sizes in (_LENGTHS, _AREAS)
+    for unit, own in sizes.items()
 }
 _UNITS = {
     **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), "m"),
@@ -232,7 +234,7 @@ def read_number(text: str, unit: str | None = None) -> NumberAnswer:
 
     Args:
         text: Anything a model wrote. Never raises; takes time linear in the text.
-        unit: The unit that the question asks for, ``m``, ``cm`` or ``m2``: an answer that states another one is
+        unit: The unit that the question asks for, ``m``, ``cm``, ``m2``, ``ft`` …: an answer that states another one is
             converted. None leaves the number as it is.
 
     Returns:

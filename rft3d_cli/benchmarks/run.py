@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rft3d_cli.answers.eras import reread
 from rft3d_cli.benchmarks import detection, scanrefer, vsibench
+from rft3d_cli.benchmarks.eras import tell_era
 from rft3d_cli.benchmarks.result import SCORERS, Result, environment
 from rft3d_cli.console import progress
 from rft3d_cli.errors import DataError, ThresholdError, UsageError
 from rft3d_cli.files import atomic_writer, sha256, write_json
+from rft3d_cli.geometry.eras import Era
 from rft3d_cli.prompts import prompt_hash
 from rft3d_cli.records import Record, RecordFile
 from rft3d_cli.samplers import Sampler
@@ -37,7 +40,7 @@ HEADLINE = {
 
 NO_METRICS = {
     *("schema", "n", "seed", "intervals", "data", "model", "versions", "iou_threshold", "classes", "tp", "fp", "fn"),
-    *("missing", "unreadable", "unknown_ids", "dropped", "invalid", "other_labels"),
+    *("missing", "unreadable", "unknown_ids", "dropped", "invalid", "other_labels", "without_proposals"),
 }
 """Numbers of a result, by a part of their key, of which more is not better."""
 
@@ -119,10 +122,10 @@ def predict(records: Sequence[Record], asked: Asked, out: Path) -> tuple[dict[st
     (['example-number'], 'tiny')
     """
     from rft3d_cli.models.inputs import FrameStore
-    from rft3d_cli.models.loader import load_model, weight_hashes
+    from rft3d_cli.models.loader import load_speaker, weight_hashes
     from rft3d_cli.models.predict import answers
 
-    model, processor = load_model(asked.model)
+    model, processor = load_speaker(asked.model)
     store = FrameStore(asked.media_root, processor, frames=asked.frames, sampler=asked.sampler, tags=asked.tags)
     found: dict[str, str] = {}
     out.mkdir(parents=True, exist_ok=True)
@@ -159,6 +162,8 @@ def evaluate(
     answer_style: str,
     seed: int,
     about: Mapping[str, Any],
+    angles: Era = "intrinsic",
+    more: Mapping[str, Any] | None = None,
 ) -> tuple[Result, dict[str, Any]]:
     """Score predictions by the chosen scorer, and by the other one for its headline.
 
@@ -171,10 +176,13 @@ def evaluate(
         answer_style: ``direct`` or ``think``.
         seed: Of the intervals.
         about: Where the predictions come from; put into the document as it is.
+        angles: What the predictions mean by the angles of boxes.
+        more: What only this benchmark's ``score`` takes, by name; for the chosen scorer.
 
     Returns:
         The chosen scorer's result, and the document of the whole evaluation: the result's own, ``other_scorer`` with
-        its :data:`HEADLINE` number, ``data``, ``prompt_hash``, ``about``, ``versions`` and ``time`` (UTC).
+        its :data:`HEADLINE` number, ``angles`` for boxes (how they were read, and which meaning they speak for),
+        ``data``, ``prompt_hash``, ``about``, ``versions`` and ``time`` (UTC).
 
     Raises:
         UsageError: On an unknown scorer or answer style.
@@ -193,7 +201,11 @@ def evaluate(
     (0.0, {'scorer': 'robust', 'overall': 100.0, 'unreadable': 0})
     """
     score = BENCHMARKS[benchmark]
-    result = score(records, predictions, scorer=scorer, answer_style=answer_style, seed=seed)
+    meant: dict[str, Any] = {}
+    if benchmark != "vsibench":
+        meant = {"angles": {"read_as": angles, "evidence": tell_era(records, predictions).document()}}
+        predictions = {name: reread(text, angles) for name, text in predictions.items()}
+    result = score(records, predictions, scorer=scorer, answer_style=answer_style, seed=seed, **(more or {}))
     other = next(name for name in SCORERS if name != scorer)
     second = score(records, predictions, scorer=other, answer_style=answer_style, seed=seed)
     key = HEADLINE[benchmark][other]
@@ -207,6 +219,7 @@ def evaluate(
         "unknown_ids": len(predictions.keys() - {record.id for record in source.records}),
         "data": {"file": str(source.path), "sha256": sha256(source.path), "records": len(records)},
         "prompt_hash": prompt_hash([record.prompt for record in records]),
+        **meant,
         **about,
         "versions": environment(),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -3,6 +3,9 @@
 The ``official`` scorer reads the first line that holds ``bbox_3d`` as one Python literal: it must be a dict with an
 integer ``frame`` within the clip and nine numbers. The frame only places the box. The ``robust`` one reads the object
 wherever it stands.
+
+Boxes that a detector proposed for the scene can refine the answers, as VG-LLM's own script does: each answer is then
+also scored as the proposal that it overlaps most.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from rft3d_cli.benchmarks.result import (
 )
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats, angles_from_rotation, rotation_from_angles
-from rft3d_cli.geometry.iou import paired_iou
+from rft3d_cli.geometry.iou import box_iou, paired_iou
 from rft3d_cli.records import Camera, GroundingTarget, Record
 from rft3d_cli.rewards.grounding import frame_problem
 
@@ -47,6 +50,7 @@ def score(
     scorer: str = "official",
     answer_style: str = "direct",
     seed: int = 0,
+    proposals: Mapping[str, Floats] | None = None,
 ) -> Result:
     """Score ScanRefer predictions.
 
@@ -56,10 +60,12 @@ def score(
         scorer: ``official`` or ``robust``.
         answer_style: ``think`` takes the answer out of its tags before the official reading; ``robust`` always does.
         seed: Of the intervals.
+        proposals: ``(N, 9)`` boxes in the axis-aligned world, by scene, to refine the answers by.
 
     Returns:
         In the document, ``overall``, ``unique`` and ``multiple`` hold ``acc@0.25``, ``acc@0.5``, ``mean_iou`` and
-        ``n``. A record's score in the details is its IoU.
+        ``n``. A record's score in the details is its IoU. With proposals, ``refined`` holds the same three of the
+        refined answers, and ``without_proposals``, the records of scenes that have none and are left as they are.
 
     Raises:
         UsageError: On an unknown scorer or answer style.
@@ -108,11 +114,9 @@ def score(
             placed.append((index, box, _pose(camera, frame)))
         answer = None if frame is None or box is None else {"frame": frame, "bbox_3d": box.tolist()}
         details.append({"id": record.id, "score": 0.0, "parts": {}, "answer": answer, "why": why})
-    iou: Floats = np.zeros(len(records))
-    if placed:
-        rows = [index for index, _, _ in placed]
-        iou[rows] = paired_iou(_to_world(placed), targets[rows])
-    iou = np.asarray(np.round(np.nan_to_num(iou), 12), dtype=np.float64)
+    rows = [index for index, _, _ in placed]
+    world = _to_world(placed) if placed else np.zeros((0, 9))
+    iou = _spread(paired_iou(world, targets[rows]), rows, len(records))
     for detail, value in zip(details, iou.tolist(), strict=True):
         detail["score"] = value
         detail["parts"] = {f"acc@{t:g}": float(value >= t) for t in THRESHOLDS} | {"iou": value}
@@ -130,7 +134,62 @@ def score(
         for name, (n, numbers) in subsets.items()
         for metric, (value, bounds) in numbers.items()
     ]
+    if proposals is not None:
+        better = refine(world, [records[index].meta.scene for index in rows], proposals)
+        refined = _spread(paired_iou(better, targets[rows]), rows, len(records))
+        for detail, value in zip(details, refined.tolist(), strict=True):
+            detail["parts"]["refined_iou"] = value
+        more = _subsets(records, refined, seed)
+        document["refined"] = {
+            **{name: {"n": n, **{m: value for m, (value, _) in ms.items()}} for name, (n, ms) in more.items()},
+            "without_proposals": sum(_none_for(record.meta.scene, proposals) for record in records),
+        }
+        document["intervals"] |= {
+            f"refined.{name}.{m}": bounds for name, (_, ms) in more.items() for m, (_, bounds) in ms.items()
+        }
+        table += [
+            Row(f"{name} refined", metric, n, value, bounds)
+            for name, (n, numbers) in more.items()
+            for metric, (value, bounds) in numbers.items()
+        ]
     return Result(clean(document), table, details)
+
+
+def refine(boxes: Floats, scenes: Sequence[str | None], proposals: Mapping[str, Floats]) -> Floats:
+    """For each box the proposal of its scene with the largest IoU, the first of equals; the box where none meets it.
+
+    Args:
+        boxes: ``(N, 9)`` in the axis-aligned world.
+        scenes: One a box.
+        proposals: ``(M, 9)`` by scene.
+
+    Returns:
+        ``(N, 9)``.
+
+    >>> box, near = np.array([0, 0, 0, 1, 1, 1, 0, 0, 0.0]), np.array([0.2, 0, 0, 1, 1, 1, 0, 0, 0])
+    >>> refine(np.stack([box, box]), ["a", "b"], {"a": near[None]})[:, 0].tolist()
+    [0.2, 0.0]
+    """
+    out = boxes.copy()
+    for scene in dict.fromkeys(scenes):
+        if scene is None or _none_for(scene, proposals):
+            continue
+        mine = np.array([i for i, other in enumerate(scenes) if other == scene])
+        overlaps = box_iou(boxes[mine], proposals[scene])
+        met = overlaps.max(axis=1) > 0
+        out[mine[met]] = proposals[scene][overlaps.argmax(axis=1)[met]]
+    return out
+
+
+def _none_for(scene: str | None, proposals: Mapping[str, Floats]) -> bool:
+    return scene is None or not len(proposals.get(scene, ()))
+
+
+def _spread(values: Floats, rows: Sequence[int], count: int) -> Floats:
+    """``(count,)`` IoUs: the values at their rows, 0 elsewhere, without the last bits of a float."""
+    out: Floats = np.zeros(count)
+    out[rows] = np.round(np.nan_to_num(values), 12)
+    return out
 
 
 def _official(text: str) -> tuple[int | None, Floats | None, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
     from rft3d_cli.benchmarks.result import Result
     from rft3d_cli.benchmarks.run import Asked
+    from rft3d_cli.geometry.boxes import Floats
+    from rft3d_cli.geometry.eras import Era
     from rft3d_cli.records import RecordFile
 
 WRITTEN = {"detection": "scannet", "scanrefer": "scanrefer", "vsibench": "vsibench"}
@@ -73,6 +76,16 @@ FailUnder = Annotated[
     list[str] | None,
     typer.Option(metavar="METRIC=VALUE", help="Exit with 5 where a metric is below this.", show_default=False),
 ]
+ProposalFile = Annotated[
+    Path | None,
+    typer.Option("--proposals", metavar="FILE", show_default=False,
+                 help="scannet_val_pred_box.json: also score each answer as the proposed box that it overlaps most."),
+]  # fmt: skip
+Angles = Annotated[
+    Literal["intrinsic", "extrinsic"] | None,
+    typer.Option(show_default="what the model says, else intrinsic",
+                 help="What the model means by a box's angles: extrinsic before 28 November 2025."),
+]  # fmt: skip
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check data, media and model, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
 
@@ -96,12 +109,15 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
         seed: Seed = 0,
         batch: Batch = 32,
         fail_under: FailUnder = None,
+        proposals: ProposalFile = None,
+        angles: Angles = None,
         dry_run: DryRun = False,
         as_json: Json = False,
     ) -> None:
         from rft3d_cli import console
         from rft3d_cli.benchmarks import run as running
         from rft3d_cli.errors import UsageError
+        from rft3d_cli.files import sha256
         from rft3d_cli.records import read_predictions
 
         for wanted in fail_under or []:
@@ -115,9 +131,13 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
             what = "a folder" if details.is_dir() else "what is scored"
             raise UsageError(f"--details {details} is {what}", "name another file")
 
+        if angles is None:
+            angles = "intrinsic" if predictions is not None else _meant(model)
+        more = None if proposals is None else {"proposals": _boxes(proposals)}
         scored = partial(
-            running.evaluate, benchmark, source, records, scorer=scorer, answer_style=answer_style, seed=seed
-        )
+            running.evaluate, benchmark, source, records, scorer=scorer, answer_style=answer_style, seed=seed,
+            angles=angles, more=more,
+        )  # fmt: skip
         if fail_under:
             # A metric that does not exist is known before a model has answered for an hour.
             nothing = scored({}, about={})[1]
@@ -138,12 +158,18 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
                 return
             found, about_model = running.predict(records, asked, folder or Path())
             about = {"model": about_model}
+        if proposals is not None:
+            about["proposals"] = {"file": str(proposals), "sha256": sha256(proposals)}
         result, document = scored(found, about=about)
         if details is not None:
             running.write_details(details, result)
         if folder is not None:
             running.write_result(folder / "result.json", document)
         _warn(document["missing"], len(records), document["unknown_ids"])
+        if proposals is not None and document["refined"]["without_proposals"]:
+            lone = document["refined"]["without_proposals"]
+            console.warn(f"{lone:,} of {len(records):,} records have no proposals and are not refined")
+        _warn_of_angles(document)
         if as_json:
             console.print_json(document)
         else:
@@ -155,7 +181,22 @@ def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None
 
     run.__annotations__["data"] = data_type
     run.__doc__ = text
+    others = {"detection": {"proposals"}, "scanrefer": set(), "vsibench": {"proposals", "angles"}}[benchmark]
+    whole = signature(run, eval_str=True)
+    own = [parameter for name, parameter in whole.parameters.items() if name not in others]
+    run.__signature__ = whole.replace(parameters=own)  # type: ignore[attr-defined]
     return run
+
+
+def _boxes(proposals: Path) -> dict[str, Floats]:
+    """The proposed boxes, all of them in order."""
+    from rft3d_cli.errors import DataError
+    from rft3d_cli.prepare.proposals import HINT, read_proposals
+
+    found = read_proposals(proposals)
+    if found.bad:
+        raise DataError(next(iter(found.bad.values())), HINT)
+    return found.boxes
 
 
 def _inputs(*paths: Path | None) -> list[Path]:
@@ -229,6 +270,33 @@ def _warn(missing: int, records: int, unknown: int) -> None:
         console.warn(f"{unknown:,} predictions are for ids that the data does not have")
 
 
+def _meant(model: str) -> Era:
+    """What a model says that it means by angles; where it cannot be found, that is said later and better."""
+    from rft3d_cli.errors import Rft3dError
+    from rft3d_cli.models.loader import defaults_of
+
+    try:
+        return defaults_of(model).angles
+    except Rft3dError:
+        return "intrinsic"
+
+
+def _warn_of_angles(document: Mapping[str, Any]) -> None:
+    """Say where the answers make sense in the other meaning of their angles only."""
+    from rft3d_cli import console
+    from rft3d_cli.benchmarks.eras import Evidence
+
+    angles = document.get("angles")
+    if angles is None:
+        return
+    evidence = Evidence(**angles["evidence"])
+    if evidence.era not in (None, angles["read_as"]):
+        console.warn(
+            f"{getattr(evidence, evidence.era):,} of {evidence.boxes:,} turned boxes overlap their targets better as "
+            f"{evidence.era} angles: --angles {evidence.era} reads them so"
+        )
+
+
 def _print(benchmark: str, result: Result, document: dict[str, object]) -> None:
     """The result as a table for people."""
     from rich.table import Table
@@ -257,7 +325,7 @@ app.command("detection", epilog="$ rft3d evaluate detection --data val.jsonl --m
     _command("detection", Data, "Score 3D video detection: precision, recall and F1 at IoU 0.25.")
 )  # fmt: skip
 app.command("scanrefer", epilog="$ rft3d evaluate scanrefer --data val.jsonl --model runs/grounding\n\n"
-            "$ rft3d evaluate scanrefer --data val.jsonl -p answers.jsonl --json")(
+            "$ rft3d evaluate scanrefer --data val.jsonl -p answers.jsonl --proposals scannet_val_pred_box.json")(
     _command("scanrefer", Data, "Score visual grounding: accuracy at IoU 0.25 and 0.5.")
 )  # fmt: skip
 app.command("vsibench", epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl\n\n"

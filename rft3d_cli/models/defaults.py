@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, PositiveInt, ValidationError
 
 from rft3d_cli.errors import SetupError
+from rft3d_cli.geometry.eras import Era
 from rft3d_cli.records import describe
 from rft3d_cli.samplers import Sampler
 
@@ -36,6 +37,7 @@ class Defaults:
         note: One line for people who use it.
         sampler: How frames were chosen from clips, where the recipe said so.
         tags: Whether ``Frame-i: `` stood before each frame that a prompt does not place itself.
+        angles: What it means by the angles of boxes; see :mod:`rft3d_cli.geometry.eras`.
     """
 
     frames: dict[str, int] = field(default_factory=lambda: dict(FRAMES))
@@ -43,6 +45,7 @@ class Defaults:
     note: str = ""
     sampler: Sampler | None = None
     tags: bool = False
+    angles: Era = "intrinsic"
 
     def write(self, folder: Path) -> None:
         """Write ``rft3d.json`` into a model directory."""
@@ -58,6 +61,7 @@ class _Document(BaseModel):
     note: str = ""
     sampler: Sampler | None = None
     tags: bool = False
+    angles: Era = "intrinsic"
 
 
 def read_defaults(folder: Path | None) -> Defaults:

@@ -14,11 +14,12 @@ import numpy as np
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Boxes3D, Floats, transform_boxes
-from rft3d_cli.geometry.camera import invert_rigid, scale_intrinsic, visible_edges
+from rft3d_cli.geometry.camera import invert_rigid, scale_intrinsic
+from rft3d_cli.geometry.visibility import covered_share
 from rft3d_cli.prepare._posed_files import OPENGL, PosedFrame, PosedScan
+from rft3d_cli.prepare.pictures import image_header
 from rft3d_cli.prepare.pipeline import Quarantine
 from rft3d_cli.prepare.unannotated import shown_by_depth
-from rft3d_cli.video import IMAGE_FORMATS
 
 LOOKS = 20
 """Frames with which another meaning of the poses is tried."""
@@ -33,14 +34,10 @@ def image_fault(file: Path, size: tuple[int, int]) -> tuple[str, str] | None:
         file: The image.
         size: ``(width, height)`` that the intrinsics are for.
     """
-    from PIL import Image
-
     try:
-        with Image.open(file, formats=IMAGE_FORMATS) as opened:
-            found, turned = opened.size, opened.getexif().get(0x0112, 1)
-    except Exception as error:
-        # Pillow's readers raise almost anything on damaged headers.
-        return "damaged frame", f"{file} is not a JPEG or PNG image ({type(error).__name__})"
+        found, turned = image_header(file)
+    except DataError as error:
+        return "damaged frame", f"{file} is {error.message}"
     if turned != 1:
         detail = (
             f"{file} is turned by its EXIF orientation ({turned}) when it is read; save it upright, without the tag"
@@ -69,56 +66,6 @@ def read_depth(file: Path) -> Floats:
     if values is None:
         raise DataError(f"{file} does not hold 16-bit millimetres: its pixels are of the kind {mode}")
     return values.astype(np.float64) / 1000
-
-
-def covered_share(box: Floats, intrinsic: Floats, size: tuple[int, int]) -> float:
-    """The share of the picture that a box's projection covers.
-
-    The part of the box before the near plane (5 cm) is projected; the area of its convex hull within the picture's
-    borders counts.
-
-    Args:
-        box: ``(9,)`` in camera coordinates.
-        intrinsic: ``(3, 3)``.
-        size: ``(width, height)`` in pixels.
-
-    A box that the right border cuts, and one around the camera:
-
-    >>> k = np.array([[100, 0, 49.5], [0, 100, 49.5], [0, 0, 1]])
-    >>> round(covered_share(np.array([1.0, 0, 2.5, 1, 1, 1, 0, 0, 0]), k, (100, 100)), 3)
-    0.16
-    >>> covered_share(np.array([0, 0, 0, 1.0, 1, 1, 0, 0, 0]), k, (100, 100))
-    1.0
-    """
-    from scipy.spatial import ConvexHull, QhullError
-
-    points = visible_edges(box, intrinsic)[..., :2].reshape(-1, 2)
-    if len(points) < 3:
-        return 0.0
-    low, high = np.array([-0.5, -0.5]), np.array(size) - 0.5
-    if (points.max(axis=0) <= low).any() or (points.min(axis=0) >= high).any():
-        return 0.0
-    try:
-        polygon = points[ConvexHull(points).vertices]
-    except QhullError:
-        return 0.0
-    for axis in (0, 1):
-        polygon = _cut(_cut(polygon, axis, low[axis], 1), axis, high[axis], -1)
-    x, y = polygon.T
-    area = abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-    return area / (size[0] * size[1])
-
-
-def _cut(polygon: Floats, axis: int, border: float, side: int) -> Floats:
-    """The part of a convex polygon ``(n, 2)`` on one side of a border."""
-    out = []
-    for here, there in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
-        a, b = side * (here[axis] - border), side * (there[axis] - border)
-        if a >= 0:
-            out.append(here)
-        if a * b < 0:
-            out.append(here + a / (a - b) * (there - here))
-    return np.array(out).reshape(-1, 2)
 
 
 def shown_objects(scan: PosedScan, frame: PosedFrame, visibility: float) -> tuple[int, ...]:

@@ -1,9 +1,4 @@
-"""The two meanings of the angles in VG-LLM's files, and how a file shows which one it has.
-
-Its files were replaced under their old names. Three angles ``(p, q, r)`` of a box mean
-
-- ``intrinsic``, from 28 November 2025 on: ``R = Rz(p) · Rx(q) · Ry(r)`` (SciPy's ``"ZXY"``), as in records;
-- ``extrinsic``, before: ``R = Ry(r) · Rx(q) · Rz(p)`` (SciPy's ``"zxy"``).
+"""How a file of VG-LLM's shows which of the two meanings (:mod:`rft3d_cli.geometry.eras`) its angles have.
 
 A row is a witness where its boxes make sense under one reading only. Nearly every object stands upright, so the third
 axes of a clip's boxes point one way; a described object's box is one with its box in the world.
@@ -14,21 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rft3d_cli.errors import DataError
-from rft3d_cli.geometry.boxes import Floats, angles_from_rotation, rotation_from_angles, transform_boxes
+from rft3d_cli.geometry.boxes import Floats, transform_boxes
+from rft3d_cli.geometry.eras import ERAS, Era, converted, rotations
 from rft3d_cli.geometry.iou import paired_iou
 
-Era = Literal["intrinsic", "extrinsic"]
-ERAS: tuple[Era, Era] = ("intrinsic", "extrinsic")
 HINT = "say it: --angles intrinsic (files from 28 November 2025 on) or --angles extrinsic (older ones)"
 
-SAME = 1e-4
-"""Rotations that differ by less in every entry are one."""
 UPRIGHT = np.cos(np.radians(2.0))
 """Cosine between an upright box's third axis and the world's, at least."""
 PARALLEL = np.cos(np.radians(1.5))
@@ -41,50 +31,6 @@ FAR = 0.3
 """Least distance in metres between two objects that show how a camera is turned."""
 DISSENT = 0.01
 """Largest share of witnesses against the reading that the others show; their rows are left out."""
-
-
-def rotations(boxes: ArrayLike, era: Era) -> Floats:
-    """Rotation matrices of boxes as a file of that era means them.
-
-    Args:
-        boxes: ``(..., 9)``.
-        era: See the module.
-
-    Returns:
-        ``(..., 3, 3)``.
-    """
-    angles = np.asarray(boxes, dtype=np.float64)[..., 6:9]
-    if era == "intrinsic":
-        return rotation_from_angles(angles)
-    # The product in the other order is the transpose of that of the opposite angles.
-    return np.swapaxes(rotation_from_angles(-angles), -1, -2)
-
-
-def converted(boxes: ArrayLike, era: Era | None) -> Floats:
-    """Boxes of a file of that era as records have them.
-
-    Args:
-        boxes: ``(..., 9)``.
-        era: Boxes of the intrinsic era stay as they are, and so do those where it does not matter (None).
-
-    Returns:
-        ``(..., 9)``, float64.
-
-    >>> converted([0, 0, 2, 1, 1, 1, 0.5, 0.2, 0.0], "extrinsic").round(3).tolist()
-    [0.0, 0.0, 2.0, 1.0, 1.0, 1.0, 0.509, 0.175, -0.097]
-    """
-    out = np.array(boxes, dtype=np.float64)
-    if era == "extrinsic" and out.size:
-        turned = differs(out)
-        angles = angles_from_rotation(rotations(out, era))
-        out[..., 6:9] = np.where(turned[..., None], angles, out[..., 6:9])
-    return out
-
-
-def differs(boxes: ArrayLike) -> Any:
-    """Which boxes ``(..., 9)`` mean different things in the two eras; booleans ``(...)``."""
-    gap = np.abs(rotations(boxes, "intrinsic") - rotations(boxes, "extrinsic"))
-    return gap.max(axis=(-2, -1)) > SAME
 
 
 def by_world(boxes: Floats, pose: Floats) -> Era | None:

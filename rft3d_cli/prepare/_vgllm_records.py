@@ -15,29 +15,33 @@ from pydantic import ValidationError
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats, box_corners, transform_boxes
 from rft3d_cli.geometry.camera import invert_rigid, project_points, projected_bounds
-from rft3d_cli.prepare._vgllm_angles import Era, converted, differs
-from rft3d_cli.prepare._vgllm_answers import letter_of, number_of, options_of
+from rft3d_cli.geometry.eras import Era, converted, differs
 from rft3d_cli.prepare._vgllm_rows import (
     Cameras,
     Kind,
-    RowError,
-    Turns,
     answer_boxes,
     answer_json,
     box_of,
     boxes_of,
     cameras_of,
     frame_box,
-    image_names,
-    inside,
     kind_of,
     labelled_boxes,
-    metadata,
     rewritten,
+)
+from rft3d_cli.prepare._vgllm_video import video_of
+from rft3d_cli.prepare.conversations import (
+    RowError,
+    Turns,
+    image_names,
+    inside,
+    letter_of,
+    metadata,
+    number_of,
+    options_of,
     spar_type,
     turns,
 )
-from rft3d_cli.prepare._vgllm_video import video_of
 from rft3d_cli.prepare.pictures import image_size
 from rft3d_cli.prepare.pipeline import Store
 from rft3d_cli.prepare.scanrefer import projected_area

@@ -6,115 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats
-from rft3d_cli.prepare._vgllm_file import Unreadable
-from rft3d_cli.records import MAX_NUMBER, media_path
+from rft3d_cli.prepare.conversations import RowError, Turns, metadata
+from rft3d_cli.records import MAX_NUMBER
 
 Kind = Literal["detection", "grounding", "caption", "sqa3d", "answer"]
 
-UNPAINTED = frozenset(
-    {
-        *("view_change_infer", "camera_motion_infer", "distance_infer_center_oc_mv", "appearance_order", "room_size"),
-        *("obj_count", "nav", "spatial_imagination_oc_video_hard", "spatial_imagination_oo_video_hard"),
-    }
-)
-"""The types of SPAR questions for which VG-LLM's loader paints nothing. All others ask about coloured dots and boxes
-that are not in the image files."""
-
-_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 _BOX = re.compile(r'("bbox_3d"\s*:\s*)\[[^\[\]]*\]')
-
-
-class RowError(ValueError):
-    """A row that becomes no record.
-
-    Args:
-        reason: The same words for all rows with this problem, for counting.
-        why: What exactly.
-        bad: Whether the row is wrong; False where it is right and records have no place for it.
-    """
-
-    def __init__(self, reason: str, why: str = "", *, bad: bool = True) -> None:
-        # What a row says may hold half of a surrogate pair, which no file takes.
-        why = why.encode("utf-8", "replace").decode("utf-8")
-        super().__init__(f"{reason}: {why}" if why else reason)
-        self.reason, self.why, self.bad = reason, why, bad
-
-
-@dataclass(frozen=True)
-class Turns:
-    """One question and its answer.
-
-    Args:
-        prompt: As stored.
-        answer: As stored; "" where the row has none.
-    """
-
-    prompt: str
-    answer: str
-
-
-def checked_row(row: Any) -> Mapping[str, Any]:
-    """A row that is an object.
-
-    Raises:
-        RowError: Otherwise.
-    """
-    if isinstance(row, Unreadable):
-        raise RowError("not JSON", row.why)
-    if not isinstance(row, dict):
-        raise RowError("not an object", type(row).__name__)
-    return row
-
-
-def turns(row: Mapping[str, Any]) -> Turns:
-    """The row's question and answer.
-
-    Raises:
-        RowError: Where there is no question, or more than one.
-    """
-    talk = row.get("conversations")
-    if talk is None:
-        if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-            raise RowError("no conversation")
-        return Turns(row["prompt"], "")
-    if not isinstance(talk, list) or not talk or not all(isinstance(turn, dict) for turn in talk):
-        raise RowError("no conversation", "conversations is not a list of turns")
-    speakers = [_SPEAKERS.get(str(turn.get("from"))) for turn in talk]
-    values = [turn.get("value") for turn in talk]
-    if None in speakers or not all(isinstance(value, str) for value in values):
-        raise RowError("no conversation", "a turn is not from human or gpt, or has no text")
-    if len(talk) > 2:
-        raise RowError("more than one question", f"{len(talk)} turns", bad=False)
-    if speakers != ["human", "gpt"][: len(talk)] or not values[0].strip():
-        raise RowError("no conversation", "a question by human and then an answer by gpt are wanted")
-    return Turns(values[0], values[1] if len(values) > 1 else "")
-
-
-def spar_type(row: Mapping[str, Any]) -> str | None:
-    """The type of a SPAR question that needs no painted marks; None for other rows.
-
-    Raises:
-        RowError: Where marks would have to be painted, or the type is not known.
-    """
-    info = row.get("spar_info")
-    if info is None:
-        return None
-    try:
-        data = json.loads(info) if isinstance(info, str) else info
-        kind = data["type"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise RowError("wrong spar_info", "it is not JSON with a type") from None
-    if not isinstance(kind, str) or kind not in UNPAINTED:
-        # A type that is not known may need marks too.
-        raise RowError("needs painted marks", str(kind)[:100], bad=False)
-    return kind
 
 
 def kind_of(row: Mapping[str, Any], said: Turns) -> Kind:
@@ -136,44 +38,6 @@ def kind_of(row: Mapping[str, Any], said: Turns) -> Kind:
     if _BOX.search(said.answer):
         return "grounding" if '"frame"' in said.answer else "detection"
     return "answer"
-
-
-def metadata(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row's ``metadata``, empty where it has none."""
-    found = row.get("metadata")
-    return found if isinstance(found, dict) else {}
-
-
-def image_names(row: Mapping[str, Any]) -> list[str] | None:
-    """The row's images, relative to the media folder; None for a row with a video.
-
-    Raises:
-        RowError: Where there are none, or one lies outside.
-    """
-    images = row.get("images", row.get("image"))
-    if images is None and isinstance(row.get("video"), str):
-        return None
-    if isinstance(images, str):
-        images = [images]
-    if not isinstance(images, list) or not images:
-        raise RowError("no images", "a row needs images or a video")
-    return [inside(name) for name in images]
-
-
-def inside(name: Any) -> str:
-    """A media name that does not leave the media folder.
-
-    Raises:
-        RowError: Otherwise.
-    """
-    if not isinstance(name, str) or not name.strip() or "\0" in name:
-        raise RowError("wrong media path", repr(name)[:100])
-    try:
-        media_path(Path(), name)
-        name.encode()
-    except (DataError, UnicodeEncodeError):
-        raise RowError("media outside the media folder", repr(name)[:200]) from None
-    return name.removeprefix("./")
 
 
 def numbers(value: Any, shape: tuple[int, ...], what: str) -> Floats:

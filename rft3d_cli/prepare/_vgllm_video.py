@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rft3d_cli.errors import DataError
-from rft3d_cli.prepare._vgllm_rows import RowError
+from rft3d_cli.prepare.conversations import RowError
 from rft3d_cli.prepare.pipeline import Store
 from rft3d_cli.prompts import IMAGE
 

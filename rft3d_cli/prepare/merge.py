@@ -11,6 +11,9 @@ from rft3d_cli.errors import DataError, ProblemList, UsageError
 from rft3d_cli.files import atomic_writer, sha256
 from rft3d_cli.prepare.card import save_card
 
+LAST = ("records", "classes", "types", "labels", "warnings", "scans")
+"""How counts end, in this order."""
+
 
 def merge(parts: Sequence[Path], out: Path) -> dict[str, Any]:
     """Join shards, in the order of their numbers.
@@ -91,9 +94,12 @@ def _summed(counts: Sequence[dict[str, Any]]) -> dict[str, Any]:
                     mine[name] = mine[name] + item if name in mine else item
             else:
                 out[key] = out[key] + value if key in out else value
-    kinds = {key for key in out if key in ("classes", "types")}
-    for key in kinds:
+    for key in out.keys() & {"classes", "types"}:
         out[key] = len(out.get("labels", {}))
     if "labels" in out:
         out["labels"] = dict(sorted(out["labels"].items()))
-    return out
+    if "warnings" in out:
+        out["warnings"] = {text: list(dict.fromkeys(names)) for text, names in out["warnings"].items()}
+    # What only a later share counts stands where a single run has it.
+    order = [*(key for key in out if key not in LAST), *(key for key in LAST if key in out)]
+    return {key: out[key] for key in order}

@@ -7,16 +7,18 @@ broken file hours later.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import DataError
 from rft3d_cli.prepare._own_questions import OwnQuestion, Sheet, parse_question, read_sheet
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, lies_in, ordered, relative_name, run_part
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, lies_in, relative_name, run, share
 from rft3d_cli.prepare.splits import Split
 from rft3d_cli.prepare.vsibench import ClipSpec
 from rft3d_cli.prompts import VSI_HEAD, thinking_prompt, vsibench_prompt
@@ -54,32 +56,22 @@ def prepare_videos(
         out: The record file.
         spec: How the clips are to be sampled, where rows do not say.
         allow_missing: Whether to leave out questions whose video is missing, instead of raising.
-        policy: How to work; videos are checked by its processes.
-        begin: Called with the number of videos; returns what to call after each.
+        policy: How to work; its limit counts the rows that are not of another split.
+        begin: Called with the number of jobs; returns what to call after each.
 
     Raises:
         DataError: Where a column or videos are missing, and see :func:`rft3d_cli.prepare.pipeline.run`.
     """
     sheet = read_sheet(questions)
-    part = Part(questions.name, total=len(sheet.rows) + len(sheet.wrong))
-    asked = _checked(sheet, part)
-    if only:
-        asked = [question for question in asked if _in_split(question, split, part)]
+    rows = _rows(sheet, split if only else None, policy.limit)
+    asked = [row for row in rows if isinstance(row, OwnQuestion)]
     wanted = list(dict.fromkeys(question.video for question in asked))
-    missing = [name for name in wanted if not media_path(videos, name).is_file()]
+    there = {name for name in wanted if media_path(videos, name).is_file()}
+    missing = [name for name in wanted if name not in there]
     if missing and not allow_missing:
         raise _missing(missing, wanted, videos)
-    known = {*wanted} - {*missing}
-    done = begin(len(known))
-    checks: dict[str, Part] = {}
-    for check in ordered([name for name in wanted if name in known], partial(check_video, videos), policy.workers):
-        checks[check.name] = check
-        done()
     root = media_root or (out.parent if lies_in(videos, out.parent) else videos)
     prefix = relative_name(videos, root)
-    for question in asked:
-        _add(part, question, checks.get(question.video), f"{prefix}/" if prefix else "", split, spec)
-    _summarise(part, checks, len(missing))
     options = {
         "videos": str(videos),
         "questions": str(questions),
@@ -89,8 +81,16 @@ def prepare_videos(
         "allow_missing": allow_missing,
         "media_root": str(root),
     }
-    return run_part(
-        part,
+    if policy.limit is not None:
+        options["limit"] = policy.limit
+    # A job may be several rows; those beyond the limit have been cut off.
+    policy = replace(policy, limit=None)
+    jobs = _jobs(questions.name, rows, there, _doubts(sheet, asked, split))
+    _check.cache_clear()  # files may have changed since another run in this process
+    return run(
+        jobs,
+        partial(_work, videos=videos, prefix=f"{prefix}/" if prefix else "", split=split, spec=spec),
+        _name,
         out=out,
         media_root=root,
         command="prepare video",
@@ -100,31 +100,135 @@ def prepare_videos(
         what="questions",
         kinds="types",
         nothing="rows of questions are described in docs/own-data.md",
+        done=begin(len(share(jobs, policy))),
     )
 
 
-def _checked(sheet: Sheet, part: Part) -> list[OwnQuestion]:
-    """Good rows as questions; the others are bad, with their line and reason."""
+@dataclass(frozen=True)
+class _Left:
+    """A row that is not asked.
+
+    Args:
+        line: Where it stands.
+        wrong: What is wrong with it; None where it is of another split.
+        split: That split.
+    """
+
+    line: int
+    wrong: str | None = None
+    split: str | None = None
+
+
+@dataclass
+class _Job:
+    """Rows that follow one another and ask about one video.
+
+    Args:
+        file: The name of their file.
+        rows: Questions, and rows that are left out.
+        video: Of the questions.
+        there: Whether it is.
+        fresh: Whether no job before is about it.
+        warnings: About the whole file, in its first job.
+    """
+
+    file: str
+    rows: list[OwnQuestion | _Left] = field(default_factory=list)
+    video: str | None = None
+    there: bool = False
+    fresh: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+
+def _rows(sheet: Sheet, only: Split | None, limit: int | None) -> list[OwnQuestion | _Left]:
+    """The rows in their order, until ``limit`` of them are of the split."""
     good: dict[str, OwnQuestion] = {}
-    wrong = dict(sheet.wrong)
-    for line, row in sheet.rows:
+    out: list[OwnQuestion | _Left] = []
+    count = 0
+    entries: list[tuple[int, dict[str, Any] | str]] = [*sheet.rows, *sheet.wrong.items()]
+    for line, row in sorted(entries, key=itemgetter(0)):
+        if count == limit:
+            break
         try:
+            if isinstance(row, str):
+                raise ValueError(row)
             question = parse_question(line, row)
             name = _id(question)
             if name in good:
                 raise ValueError(f"id {name!r} repeats line {good[name].line}")
         except ValueError as error:
-            wrong[line] = str(error)
+            out.append(_Left(line, wrong=str(error)))
+            count += 1
             continue
         good[name] = question
-    part.bad += len(wrong)
-    for line in sorted(wrong):
-        part.reject("question", "wrong row", line=line, detail=f"line {line}: {wrong[line]}")
+        other = question.meta.get("split")
+        if only is not None and other not in (None, only.name):
+            out.append(_Left(line, split=other))
+            continue
+        out.append(question)
+        count += 1
+    return out
+
+
+def _doubts(sheet: Sheet, asked: Sequence[OwnQuestion], split: Split) -> list[str]:
+    """What looks wrong about the whole file."""
+    out = []
     if sheet.unused:
-        part.warnings.append(f"columns that are not used: {', '.join(sheet.unused)}")
-    if any(q.kind == "text" and re.match(r"[+-]?[0-9.]", q.answer) for q in good.values()):
-        part.warnings.append("answers that start with a number were taken as text: leave the unit to the question")
-    return list(good.values())
+        out.append(f"columns that are not used: {', '.join(sheet.unused)}")
+    if any(q.kind == "text" and re.match(r"[+-]?[0-9.]", q.answer) for q in asked):
+        out.append("answers that start with a number were taken as text: leave the unit to the question")
+    splits = sorted({question.meta.get("split", split.name) for question in asked})
+    if len(splits) > 1:
+        out.append(f"one file holds several splits ({', '.join(splits)}): --split {splits[0]} takes one")
+    return out
+
+
+def _jobs(file: str, rows: Sequence[OwnQuestion | _Left], there: Set[str], warnings: list[str]) -> list[_Job]:
+    jobs = [_Job(file, warnings=warnings)]
+    known: set[str] = set()
+    for row in rows:
+        if isinstance(row, OwnQuestion) and row.video != jobs[-1].video:
+            if jobs[-1].video is not None:
+                jobs.append(_Job(file))
+            jobs[-1].video, jobs[-1].there, jobs[-1].fresh = row.video, row.video in there, row.video not in known
+            known.add(row.video)
+        jobs[-1].rows.append(row)
+    return jobs
+
+
+def _name(job: _Job) -> str:
+    return job.file
+
+
+def _work(job: _Job, videos: Path, prefix: str, split: Split, spec: ClipSpec) -> Part:
+    part = Part(job.file, total=len(job.rows), warnings=list(job.warnings))
+    for row in job.rows:
+        if isinstance(row, _Left) and row.wrong is not None:
+            part.bad += 1
+            part.reject("question", "wrong row", line=row.line, detail=f"line {row.line}: {row.wrong}")
+    check = _check(videos, job.video) if job.video is not None and job.there else None
+    for row in job.rows:
+        if isinstance(row, OwnQuestion):
+            _add(part, row, check, prefix, split, spec)
+        elif row.wrong is None:
+            part.reject("question", "another split", line=row.line, split=row.split)
+    good = check is not None and check.scan is not None
+    fresh = int(job.fresh)
+    kinds = {kind: sum(record.task == kind for record in part.records) for kind in ("choice", "number", "text")}
+    part.counts.update(
+        videos=fresh * good, unusable_videos=fresh * (job.there and not good), missing_videos=fresh * (not job.there)
+    )
+    part.counts.update(kinds)
+    part.labels.update(record.meta.question_type or record.task for record in part.records)
+    if check is not None and good and job.fresh:
+        part.scan = {"scene": job.video, **(check.scan or {})}
+    return part
+
+
+@lru_cache(maxsize=1024)
+def _check(videos: Path, name: str) -> Part:
+    # Rows about one video need not follow one another.
+    return check_video(videos, name)
 
 
 def _id(question: OwnQuestion) -> str:
@@ -133,13 +237,6 @@ def _id(question: OwnQuestion) -> str:
 
 def _stem(video: str) -> str:
     return str(Path(video).with_suffix("").as_posix())
-
-
-def _in_split(question: OwnQuestion, split: Split, part: Part) -> bool:
-    other = question.meta.get("split", split.name)
-    if other != split.name:
-        part.reject("question", "another split", line=question.line, split=other)
-    return other == split.name
 
 
 def _missing(missing: Sequence[str], wanted: Sequence[str], videos: Path) -> DataError:
@@ -224,14 +321,3 @@ def _add(part: Part, question: OwnQuestion, check: Part | None, prefix: str, spl
     )
     answer = None if text else in_style(question.answer, record, spec.answer_style)
     part.records.append(record.model_copy(update={"answer": answer}))
-
-
-def _summarise(part: Part, checks: dict[str, Part], missing: int) -> None:
-    good = {name: check.scan for name, check in checks.items() if check.scan is not None}
-    kinds = {kind: sum(record.task == kind for record in part.records) for kind in ("choice", "number", "text")}
-    part.counts.update(videos=len(good), unusable_videos=len(checks) - len(good), missing_videos=missing, **kinds)
-    part.labels.update(record.meta.question_type or record.task for record in part.records)
-    splits = sorted({record.meta.split or "" for record in part.records})
-    if len(splits) > 1:
-        part.warnings.append(f"one file holds several splits ({', '.join(splits)}): --split {splits[0]} takes one")
-    part.scan = {"videos": good}

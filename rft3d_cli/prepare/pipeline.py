@@ -1,6 +1,6 @@
 """What every ``prepare`` shares: work in parallel, quarantine, records in order, the card.
 
-The parts of a data set (one a scene) are worked on by spawned processes and arrive in their order, so the files are
+The parts of a data set (one a scene) are worked on by several processes and arrive in their order, so the files are
 the same with any number of workers. A part that cannot be used is counted and its reason kept; media are written
 before the records that name them; records appear all at once, at the end.
 """
@@ -11,25 +11,24 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from rft3d_cli import __version__
-from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
+from rft3d_cli.errors import DataError, ProblemList, UsageError
 from rft3d_cli.files import sha256
 from rft3d_cli.prepare.card import write_card
+from rft3d_cli.prepare.crew import ordered
+from rft3d_cli.prepare.heldout import CHECKED, REASON, HeldOut, synthetic
 from rft3d_cli.prepare.unfinished import Part, unfinished
-from rft3d_cli.records import media_path
+from rft3d_cli.records import DetectionTarget, Record, media_path
 
 Job = TypeVar("Job")
 
-__all__ = ["Part", "Policy", "Quarantine", "Report", "Store", "run", "run_part"]
+__all__ = ["Part", "Policy", "Quarantine", "Report", "Store", "ordered", "run", "run_part", "share"]
 
 NAMED = 10
 """Parts named one by one where too many are bad."""
@@ -59,6 +58,8 @@ class Policy:
         dry_run: Whether to leave every file as it is.
         resume: Whether to go on from what an interrupted run of the same kind has finished.
         shard: Which share of the parts to work on: ``(2, 4)`` is the second of four.
+        limit: How many parts to work on, the first ones, shared out by ``shard``; None for all.
+        held_out: Scenes that no train split may have.
     """
 
     workers: int = 1
@@ -67,6 +68,8 @@ class Policy:
     dry_run: bool = False
     resume: bool = False
     shard: tuple[int, int] = (1, 1)
+    limit: int | None = None
+    held_out: HeldOut = field(default_factory=HeldOut)
 
 
 @dataclass(frozen=True)
@@ -166,34 +169,88 @@ def cpu_count() -> int:
     return os.cpu_count() or 1  # pragma: no cover - not on Linux
 
 
-def guarded(job: Job, work: Callable[[Job], Part], name: Callable[[Job], str]) -> Part:
-    """Do one part's work; a :class:`DataError` becomes a bad part instead of an exception."""
-    try:
-        return work(job)
-    except DataError as error:
-        part = Part(name(job), bad=1)
-        reason = error.reason if isinstance(error, Quarantine) else "unreadable scan"
-        part.reject("scene", reason, detail=error.message)
-        return part
+def guarded(
+    job: Job,
+    work: Callable[[Job], Part],
+    name: Callable[[Job], str],
+    held_out: HeldOut = HeldOut(allow=True),  # noqa: B008 - frozen
+    split: str | None = None,
+) -> Part:
+    """Do one part's work; a :class:`DataError` becomes a bad part instead of an exception.
 
+    Records leave the process as text: the parent then has little to do but write them.
 
-def ordered(jobs: Sequence[Job], work: Callable[[Job], Part], workers: int) -> Iterator[Part]:
-    """Parts in the order of their jobs, worked on by ``workers`` spawned processes.
-
-    Raises:
-        Rft3dError: Where a worker process dies.
+    Args:
+        job: The part's job.
+        work: What to do.
+        name: What the part is called.
+        held_out: Scenes whose records are left out of a train split.
+        split: Where parts are scenes, the split that they are of: one that is held out is not worked on then.
     """
-    if workers <= 1 or len(jobs) < 4:
-        yield from map(work, jobs)
-        return
-    # Spawned, not forked: FFmpeg's and BLAS's threads do not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
     try:
-        yield from pool.map(work, jobs)
-    except BrokenProcessPool:
-        raise Rft3dError("a worker process died, perhaps for want of memory", "use fewer: --workers 1") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        if (whose := held_out.source(name(job), split)) is not None:
+            part = Part(name(job))
+            part.reject("scene", REASON + whose)
+            return part
+        part = without_held_out(work(job), held_out)
+        part.pack()
+        return part
+    except DataError as error:
+        return bad_part(name(job), error)
+
+
+def bad_part(name: str, error: DataError) -> Part:
+    """What remains of a part that cannot be used."""
+    part = Part(name, bad=1)
+    reason = error.reason if isinstance(error, Quarantine) else "unreadable scan"
+    part.reject("scene", reason, detail=error.message)
+    return part
+
+
+def without_held_out(part: Part, held_out: HeldOut) -> Part:
+    """Leave out the records of scenes that are held out, and take them from the part's numbers."""
+    whose = [held_out.of(record.meta) for record in part.records]
+    if not any(whose):
+        return part
+    if part.total == 1 and all(whose):
+        # A scene, and nothing of it remains.
+        rest = Part(part.name, rejects=part.rejects)
+        rest.reject("scene", f"{REASON}{whose[0]}")
+        return rest
+    for record, name in zip(part.records, whose, strict=True):
+        if name is not None:
+            part.reject("record", REASON + name, scene=record.meta.scene, id=record.id)
+            _uncount(part, record)
+    part.records = [record for record, name in zip(part.records, whose, strict=True) if name is None]
+    return part
+
+
+def _uncount(part: Part, record: Record) -> None:
+    """Take one record from the numbers by task, question and class."""
+    labels = [record.meta.question_type or record.task]
+    if isinstance(record.target, DetectionTarget):
+        labels = [box.label for box in record.target.boxes]
+        if "boxes" in part.counts:
+            part.counts["boxes"] -= len(labels)
+    for numbers, keys in ((part.counts, (record.task, "questions")), (part.labels, labels)):
+        for key in keys:
+            if numbers[key] > 0:
+                numbers[key] -= 1
+
+
+def share(jobs: Sequence[Job], policy: Policy) -> Sequence[Job]:
+    """The jobs that a policy asks for: of the first few, one share.
+
+    Args:
+        jobs: All of them.
+        policy: How to work.
+
+    >>> share(range(10), Policy(shard=(2, 3), limit=7))
+    range(2, 4)
+    """
+    jobs = jobs[: policy.limit]
+    number, count = policy.shard
+    return jobs[len(jobs) * (number - 1) // count : len(jobs) * number // count]
 
 
 class _Tally:
@@ -214,7 +271,9 @@ class _Tally:
         self.labels += part.labels
         self.rejects += part.rejects
         for warning in part.warnings:
-            self.warnings.setdefault(warning, []).append(part.name)
+            names = self.warnings.setdefault(warning, [])
+            if part.name not in names:
+                names.append(part.name)
         if part.scan is not None:
             self.scans.append({"scene": part.name, **part.scan})
         if part.bad and self.policy.stop:
@@ -232,6 +291,8 @@ class _Tally:
         if not self.records and self.policy.shard[1] == 1:
             reasons = Counter(row["reason"] for row in self.rejects)
             why = ", ".join(f"{count:,} × {reason}" for reason, count in reasons.most_common())
+            if any(reason.startswith(REASON) for reason in reasons):
+                nothing = "name scenes of the train split; --allow-evaluation-scenes keeps those that are evaluated on"
             head = DataError(f"nothing to write from {self.total:,} {self.what}" + (f": {why}" if why else ""), nothing)
             raise ProblemList([head, *problems])
         if self.bad > self.policy.max_bad * self.total:
@@ -282,15 +343,25 @@ def run(
     """
     start = time.monotonic()
     tally = _Tally(policy, what)
-    sources = list(sources)
-    number, count = policy.shard
-    jobs = jobs[len(jobs) * (number - 1) // count : len(jobs) * number // count]
-    if count > 1:
-        options = {**options, "shard": f"{number}/{count}"}
-    worker = partial(guarded, work=work, name=name)
+    held_out = policy.held_out
+    held_out.check()
+    sources = [*sources, *held_out.files]
+    if held_out.files:
+        options = {**options, "held_out": [str(path) for path in held_out.files]}
+    if held_out.allow:
+        options = {**options, "allow_evaluation_scenes": True}
+    if synthetic([*sources, *(value for value in options.values() if isinstance(value, str))]):
+        held_out = replace(held_out, published=False)
+    jobs = share(jobs, policy)
+    if policy.limit is not None:
+        options = {**options, "limit": policy.limit}
+    if policy.shard[1] > 1:
+        options = {**options, "shard": "{}/{}".format(*policy.shard)}
+    split = CHECKED if what == "scenes" and options.get("split") == CHECKED else None
+    worker = partial(guarded, work=work, name=name, held_out=held_out, split=split)
     if policy.dry_run:
         for part in ordered(jobs, worker, policy.workers):
-            tally.add(part, len(part.records))
+            tally.add(part, part.size)
             done()
         tally.check(nothing, "")
     else:
@@ -306,7 +377,7 @@ def run(
                 tally.add(known.part, known.records)
                 done()
             for part in ordered(jobs[len(going.finished) :], worker, policy.workers):
-                tally.add(part, len(part.records))
+                tally.add(part, part.size)
                 going.add(part)
                 done()
             tally.check(nothing, "--resume " if len(jobs) > 1 else "")

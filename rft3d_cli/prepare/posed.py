@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -183,7 +183,12 @@ def prepare_posed(
         media_root=media_root,
         command="prepare posed",
         # The files' hash, because a run is only resumed, or joined with its other shards, over the same files.
-        options={"scans": str(scans), "files_sha256": _digest(scans, names), **options, "media_root": str(media_root)},
+        options={
+            "scans": str(scans),
+            "files_sha256": files_digest(scans, names),
+            **options,
+            "media_root": str(media_root),
+        },
         sources=[] if split.file is None else [split.file],
         policy=policy,
         nothing=f"clips of {spec.frames} frames {spec.stride or '1s (or 30 frames)'} apart were asked for: lower "
@@ -192,7 +197,8 @@ def prepare_posed(
     )
 
 
-def _digest(scans: Path, names: Sequence[str]) -> str:
+def files_digest(scans: Path, names: Sequence[str]) -> str:
+    """One SHA-256 of all that scans say of themselves in JSON."""
     digest = hashlib.sha256()
     for file in (scans / scene / name for scene in names for name in (CAMERAS, BOXES, DESCRIPTIONS)):
         digest.update(sha256(file).encode() if file.is_file() else b"-")
@@ -213,7 +219,7 @@ def posed_part(scene: str, scans: Path, store: Store, spec: PosedSpec) -> Part:
     """
     part = Part(scene)
     posed = read_posed(scans / scene)
-    frames = _usable(posed, part)
+    frames = usable_frames(posed, part)
     windows = _windows(posed, frames, spec) if spec.task != "grounding" else []
     described: list[Described] = []
     if spec.task != "detection":
@@ -223,18 +229,9 @@ def posed_part(scene: str, scans: Path, store: Store, spec: PosedSpec) -> Part:
     count = min(spec.grounding_frames, len(frames))
     sampled = sample_indices(len(frames), count, SAMPLER) if described else []
     looked = sorted({*sampled, *(i for window in windows for i in window)})
-    shown = {i: shown_objects(posed, frames[i], spec.visibility) for i in looked}
-    scan = _scan(scene, posed, frames, shown)
+    shown = look(posed, frames, looked, spec.visibility, part)
+    scan = annotated(posed, frames, shown)
     used: dict[int, PosedFrame] = {}
-    if looked:
-        seen = {i for visible in shown.values() for i in visible}
-        found_odd = doubts(posed, frames, seen, spec.visibility)
-        if len(posed.boxes) and not seen:
-            raise Quarantine("no object in view", f"{posed.folder}: {'; '.join(found_odd)}")
-        part.warnings += found_odd
-        for i in sorted({*range(len(posed.boxes))} - seen):
-            part.reject("object", "seen in no frame", id=posed.ids[i], label=posed.boxes.labels[i])
-
     found = _detections(scan, [[scan.frames[i] for i in window] for window in windows], posed, spec, part)
     told = _groundings(scan, [scan.frames[i] for i in sampled], described, posed, spec, part)
     by_number = {frame.number: frame for frame in frames}
@@ -245,7 +242,7 @@ def posed_part(scene: str, scans: Path, store: Store, spec: PosedSpec) -> Part:
     if not used:
         part.reject("scene", "no clip" if spec.task == "detection" else "no clip and no description")
         return part
-    shots = _pictures(posed, store, used)
+    shots = posed_pictures(posed, store, used)
     part.records = [_detection(scan, clip, boxes, posed, shots, by_number, spec) for clip, boxes in found]
     part.records += [_grounding(scan, [scan.frames[i] for i in sampled], *row, shots, by_number, spec) for row in told]
     part.counts.update(
@@ -257,7 +254,12 @@ def posed_part(scene: str, scans: Path, store: Store, spec: PosedSpec) -> Part:
     return part
 
 
-def _usable(posed: PosedScan, part: Part) -> list[PosedFrame]:
+def usable_frames(posed: PosedScan, part: Part) -> list[PosedFrame]:
+    """The frames of a scan that have a pose, and a depth image where others do; ``part`` counts those that have not.
+
+    Raises:
+        Quarantine: Where there are none.
+    """
     for name, reason in posed.skipped.items():
         part.reject("frame", reason, frame=name)
     frames = list(posed.frames)
@@ -273,6 +275,33 @@ def _usable(posed: PosedScan, part: Part) -> list[PosedFrame]:
     return frames
 
 
+def look(
+    posed: PosedScan, frames: Sequence[PosedFrame], looked: Sequence[int], visibility: float, part: Part
+) -> dict[int, tuple[int, ...]]:
+    """Which boxes some of a scan's frames show, by the place of the frame; ``part`` gets what looks wrong.
+
+    Args:
+        posed: The scan.
+        frames: Its usable frames.
+        looked: Places of those to look at.
+        visibility: See :func:`rft3d_cli.prepare._posed_images.shown_objects`.
+        part: For warnings, and for the objects that none of them shows.
+
+    Raises:
+        Quarantine: Where none shows any object.
+    """
+    shown = {i: shown_objects(posed, frames[i], visibility) for i in looked}
+    if looked:
+        seen = {i for visible in shown.values() for i in visible}
+        found_odd = doubts(posed, frames, seen, visibility)
+        if len(posed.boxes) and not seen:
+            raise Quarantine("no object in view", f"{posed.folder}: {'; '.join(found_odd)}")
+        part.warnings += found_odd
+        for i in sorted({*range(len(posed.boxes))} - seen):
+            part.reject("object", "seen in no frame", id=posed.ids[i], label=posed.boxes.labels[i])
+    return shown
+
+
 def _windows(posed: PosedScan, frames: Sequence[PosedFrame], spec: PosedSpec) -> list[list[int]]:
     stride = spec.stride or (Stride(1.0, True) if posed.timed else Stride(RATE, False))
     if stride.seconds and not posed.timed:
@@ -285,9 +314,18 @@ def _windows(posed: PosedScan, frames: Sequence[PosedFrame], spec: PosedSpec) ->
     return clips(clock, spec.frames, stride.value, stride.value / 5 if stride.seconds else 0.0)
 
 
-def _scan(scene: str, posed: PosedScan, frames: Sequence[PosedFrame], shown: dict[int, tuple[int, ...]]) -> Scan:
+def annotated(posed: PosedScan, frames: Sequence[PosedFrame], shown: Mapping[int, tuple[int, ...]]) -> Scan:
+    """A posed scan in the form of an annotated one, boxes in the axis-aligned world.
+
+    Args:
+        posed: The scan.
+        frames: Those to list.
+        shown: Which boxes they show, by the place of the frame.
+    """
     listed = tuple(Frame(f.number, f.cam_to_world, shown.get(i, ())) for i, f in enumerate(frames))
-    return Scan(scene, posed.axis_align, frames[0].intrinsic, listed, posed.boxes.transform(posed.axis_align))
+    return Scan(
+        posed.folder.name, posed.axis_align, frames[0].intrinsic, listed, posed.boxes.transform(posed.axis_align)
+    )
 
 
 def _detections(
@@ -316,8 +354,17 @@ def _groundings(
     return found
 
 
-def _pictures(posed: PosedScan, store: Store, used: dict[int, PosedFrame]) -> Pictures:
-    """The frames that records name, their headers checked."""
+def posed_pictures(posed: PosedScan, store: Store, used: Mapping[int, PosedFrame]) -> Pictures:
+    """The frames that records name, their headers checked.
+
+    Args:
+        posed: The scan.
+        store: How records name files of the folder of scans.
+        used: The frames, by number.
+
+    Raises:
+        Quarantine: Where an image is not what the cameras are for.
+    """
     scene = posed.folder.name
     for number in sorted(used):
         fault = image_fault(posed.folder / FRAMES / used[number].name, posed.size)

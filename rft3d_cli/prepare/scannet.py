@@ -8,27 +8,30 @@ then be predicted beside or behind it.
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from pydantic import ValidationError
 
 from rft3d_cli.answers import detection_answer
 from rft3d_cli.errors import UsageError
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
 from rft3d_cli.geometry.camera import invert_rigid, scale_intrinsic
+from rft3d_cli.prepare._view_filter import ViewFilter, ViewRule
 from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_infos
-from rft3d_cli.prepare.pictures import Pictures, Places, pictures
+from rft3d_cli.prepare.pictures import Pictures, Places, picture_size, pictures
 from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, run
 from rft3d_cli.prepare.scanfiles import axis_alignment, read_scan_text, scan_file
 from rft3d_cli.prepare.splits import Split, chosen
 from rft3d_cli.prepare.unannotated import scan_from_files, scenes_with_meshes
 from rft3d_cli.prompts import detection_prompt
-from rft3d_cli.records import Camera, DetectionTarget, FrameList, LabelledBox, Meta, Record
+from rft3d_cli.records import Camera, DetectionTarget, FrameList, LabelledBox, Meta, Record, describe
 
 Clip = TypeVar("Clip")
 
@@ -38,6 +41,9 @@ VAL_CLIPS = 10
 """Clips kept of a val scene."""
 ALIGN_TOLERANCE = 1e-3
 """How far two sources of the axis alignment may differ, per entry."""
+
+SINGULAR = 1e-6
+"""A pose with a smaller determinant cannot be undone; that of a rigid motion is 1."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,23 @@ def clip_targets(scan: Scan, frames: Sequence[Frame], left_out: Set[str] = NOT_O
         The objects that any frame shows, in order of first appearance, without walls, ceilings, floors and nameless
         objects, as boxes in the first frame's camera coordinates.
     """
+    return _seen_from(scan, frames[0], listed_objects(scan, frames, left_out))
+
+
+def listed_objects(scan: Scan, frames: Sequence[Frame], left_out: Set[str] = NOT_OBJECTS) -> list[int]:
+    """The instances that any frame of a clip shows, in order of first appearance.
+
+    Args:
+        scan: The annotated scan.
+        frames: The clip.
+        left_out: Labels that are never targets.
+    """
     shown = dict.fromkeys(i for frame in frames for i in frame.visible)
-    kept = [i for i in shown if scan.instances.labels[i] not in left_out]
-    return scan.instances[kept].transform(invert_rigid(scan.axis_align @ frames[0].cam_to_world))
+    return [i for i in shown if scan.instances.labels[i] not in left_out]
+
+
+def _seen_from(scan: Scan, frame: Frame, objects: list[int]) -> Boxes3D:
+    return scan.instances[objects].transform(invert_rigid(scan.axis_align @ frame.cam_to_world))
 
 
 def prepare_detection(
@@ -126,6 +146,7 @@ def prepare_detection(
     per_scene: int | None = None,
     seed: int = 0,
     visibility: float = 0.003,
+    view: ViewRule | None = None,
     policy: Policy,
     begin: Callable[[int], Callable[[], object]] = lambda total: lambda: None,
 ) -> Report:
@@ -145,6 +166,7 @@ def prepare_detection(
         per_scene: Most clips of a scene; by default all of a train scene and ten of any other.
         seed: For the choice of those.
         visibility: Without annotations, the share of a depth image from which on an object counts as visible.
+        view: Which of the visible objects are targets; by default all.
         policy: How to work.
         begin: Called with the number of scenes; returns what to call after each.
 
@@ -175,9 +197,11 @@ def prepare_detection(
     }
     if annotations is None:
         options |= {"visibility": visibility}
+    if view is not None:
+        options |= view.options()
     return run(
         jobs,
-        partial(_work, spec=spec, places=places, scans=scans, visibility=visibility),
+        partial(_work, spec=spec, places=places, scans=scans, visibility=visibility, view=view),
         _name,
         out=out,
         media_root=media_root,
@@ -201,18 +225,22 @@ def _name(job: _Job) -> str:
     return job.scene
 
 
-def _work(job: _Job, spec: DetectionSpec, places: Places, scans: Path | None, visibility: float) -> Part:
+def _work(
+    job: _Job, spec: DetectionSpec, places: Places, scans: Path | None, visibility: float, view: ViewRule | None
+) -> Part:
     if job.problem is not None:
         raise Quarantine("wrong annotations", job.problem)
     folder = None if scans is None else scans / job.scene
     if job.scan is not None:
-        return detection_part(job.scan, spec, places, folder)
+        return detection_part(job.scan, spec, places, folder, view)
     if folder is None:
         raise ValueError("neither annotations nor scans")
-    return detection_part(scan_from_files(folder, spec.step, visibility), spec, places, folder)
+    return detection_part(scan_from_files(folder, spec.step, visibility), spec, places, folder, view)
 
 
-def detection_part(scan: Scan, spec: DetectionSpec, places: Places, folder: Path | None) -> Part:
+def detection_part(
+    scan: Scan, spec: DetectionSpec, places: Places, folder: Path | None, view: ViewRule | None = None
+) -> Part:
     """The detection records of one scan.
 
     Args:
@@ -220,31 +248,63 @@ def detection_part(scan: Scan, spec: DetectionSpec, places: Places, folder: Path
         spec: What to write.
         places: Where frames come from and go to.
         folder: The scan's own folder, whose axis alignment must agree with the annotations'; None to skip that.
+        view: Which of the visible objects are targets; by default all.
 
     Raises:
         DataError: Where the scan cannot be used.
     """
     part = Part(scan.scene)
     usable = tracked_frames(scan, part)
-    clips: list[tuple[list[Frame], Boxes3D]] = []
-    for window in windows([frame.number for frame in usable], spec.frames, spec.stride, spec.step):
-        frames = [usable[i] for i in window]
-        targets = clip_targets(scan, frames)
-        if len(targets):
-            clips.append((frames, targets))
-        else:
-            part.reject("clip", "no target", id=_id(scan.scene, frames))
-    clips = thinned(clips, spec.per_scene, spec.seed, scan.scene)
+    chosen_objects = None
+    if view is not None and usable:
+        size = picture_size(places, scan.scene, usable[0]) if view.measures else (0, 0)
+        fitted = fitted_intrinsic(scan, size, folder) if places.posed is not None and view.measures else scan.intrinsic
+        chosen_objects = ViewFilter(view, replace(scan, intrinsic=fitted), size)
+    clips = detection_clips(scan, usable, spec, chosen_objects, part)
     if not clips:
         part.reject("scene", "no clip")
         return part
     shots = pictures(places, scan.scene, {f.number: f for frames, _ in clips for f in frames}.values())
     intrinsic = checked_camera(scan, shots, folder, part)
-    part.records = [_record(scan, frames, targets, shots, intrinsic, spec) for frames, targets in clips]
-    part.counts.update(clips=len(clips), boxes=sum(len(t) for _, t in clips), frames=len(shots.paths))
-    part.labels.update(label for _, targets in clips for label in targets.labels)
+    part.records = [detection_record(scan, frames, targets, shots, intrinsic, spec) for frames, targets in clips]
+    part.counts["frames"] += len(shots.paths)
     part.scan = shots.about
     return part
+
+
+def detection_clips(
+    scan: Scan, usable: Sequence[Frame], spec: DetectionSpec, objects: ViewFilter | None, part: Part
+) -> list[tuple[list[Frame], Boxes3D]]:
+    """The clips of one scan with their targets.
+
+    Args:
+        scan: The annotated scan.
+        usable: Its frames that have a pose and a picture.
+        spec: What to write.
+        objects: Which of the visible objects are targets; None for all.
+        part: Gets the counts of clips, of their boxes and of the boxes left out of them, and clips without a target.
+
+    Returns:
+        Frames, and boxes in the camera coordinates of the first.
+    """
+    found: list[tuple[list[Frame], Boxes3D, Counter[str]]] = []
+    for window in windows([frame.number for frame in usable], spec.frames, spec.stride, spec.step):
+        frames = [usable[i] for i in window]
+        listed = listed_objects(scan, frames)
+        kept, gone = (listed, Counter[str]()) if objects is None else objects.kept(frames, listed)
+        if kept:
+            # All are turned before some are taken: a box then has the same digits whatever else is left out.
+            seen = _seen_from(scan, frames[0], listed)
+            found.append((frames, seen[[listed.index(i) for i in kept]], gone))
+        else:
+            part.reject("clip", "no target", id=_id(scan, frames))
+    found = thinned(found, spec.per_scene, spec.seed, _name_of(scan))
+    if found:
+        part.counts.update(clips=len(found), boxes=sum(len(targets) for _, targets, _ in found))
+    for _, targets, gone in found:
+        part.labels.update(targets.labels)
+        part.counts.update(gone)
+    return [(frames, targets) for frames, targets, _ in found]
 
 
 def thinned(clips: list[Clip], per_scene: int | None, seed: int, scene: str) -> list[Clip]:
@@ -257,10 +317,15 @@ def thinned(clips: list[Clip], per_scene: int | None, seed: int, scene: str) -> 
 
 def tracked_frames(scan: Scan, part: Part) -> list[Frame]:
     """The frames whose pose is known; the others are counted in ``part``."""
+    usable = []
     for frame in scan.frames:
         if not frame.tracked:
             part.reject("frame", "non-finite pose", frame=frame.number)
-    return [frame for frame in scan.frames if frame.tracked]
+        elif abs(np.linalg.det(frame.cam_to_world)) < SINGULAR:
+            part.reject("frame", "singular pose", frame=frame.number)
+        else:
+            usable.append(frame)
+    return usable
 
 
 def checked_camera(scan: Scan, shots: Pictures, folder: Path | None, part: Part) -> Floats:
@@ -277,13 +342,24 @@ def checked_camera(scan: Scan, shots: Pictures, folder: Path | None, part: Part)
         if not np.allclose(axis_alignment(text), scan.axis_align, atol=ALIGN_TOLERANCE):
             part.warnings.append("axis alignments of the annotations and of the scan's text file differ")
         if shots.intrinsic is None:
-            original = _colour_size(read_scan_text(text))
-            if original is not None and original != shots.size:
-                intrinsic = scale_intrinsic(intrinsic, original, shots.size)
+            intrinsic = fitted_intrinsic(scan, shots.size, folder)
     middle = intrinsic[:2, 2] / np.array(shots.size)
     if not ((middle > 0.25) & (middle < 0.75)).all():
         part.warnings.append("the camera does not fit the size of the frames")
     return intrinsic
+
+
+def fitted_intrinsic(scan: Scan, size: tuple[int, int], folder: Path | None) -> Floats:
+    """The intrinsic matrix ``(3, 3)`` for exported frames, which may have been resized.
+
+    Args:
+        scan: The annotated scan.
+        size: ``(width, height)`` of the frames.
+        folder: The scan's own folder, whose text file tells what size they had; None where there is none.
+    """
+    text = None if folder is None else scan_file(folder, ".txt")
+    original = None if text is None or not text.exists() else _colour_size(read_scan_text(text))
+    return scan.intrinsic if original in (None, size) else scale_intrinsic(scan.intrinsic, original, size)
 
 
 def _colour_size(text: dict[str, str]) -> tuple[int, int] | None:
@@ -291,24 +367,46 @@ def _colour_size(text: dict[str, str]) -> tuple[int, int] | None:
     return (int(width), int(height)) if width.isdecimal() and height.isdecimal() else None
 
 
-def _id(scene: str, frames: Sequence[Frame]) -> str:
-    return f"{scene}/det/{frames[0].number:05d}"
+def _name_of(scan: Scan) -> str:
+    """What records, seeds and reports call a scan: ScanNet's go by their own name."""
+    return scan.scene if scan.dataset == "scannet" else scan.sample
 
 
-def _record(
+def _id(scan: Scan, frames: Sequence[Frame]) -> str:
+    return f"{_name_of(scan)}/det/{frames[0].number:05d}"
+
+
+def detection_record(
     scan: Scan, frames: Sequence[Frame], targets: Boxes3D, shots: Pictures, intrinsic: Floats, spec: DetectionSpec
 ) -> Record:
-    boxes = [LabelledBox(label=label, bbox_3d=tuple(box.tolist())) for label, box in targets]
-    return Record(
-        id=_id(scan.scene, frames),
-        task="detection",
-        video=frame_list(frames, shots),
-        prompt=detection_prompt(len(frames)),
-        answer=detection_answer(targets.labels, targets.boxes, spec.decimals),
-        target=DetectionTarget(boxes=boxes),
-        camera=camera(scan, frames, shots, intrinsic),
-        meta=Meta(dataset="scannet", scene=scan.scene, split=spec.split, sampler=f"stride-{spec.stride}"),
-    )
+    """The record of one clip.
+
+    Args:
+        scan: The annotated scan.
+        frames: The clip.
+        targets: Boxes in the first frame's camera coordinates.
+        shots: Its pictures.
+        intrinsic: ``(3, 3)`` of the first frame.
+        spec: What to write.
+
+    Raises:
+        Quarantine: Where a number is too large for a record.
+    """
+    rule = "stride" if scan.dataset == "scannet" else "list-stride"
+    try:
+        boxes = [LabelledBox(label=label, bbox_3d=tuple(box.tolist())) for label, box in targets]
+        return Record(
+            id=_id(scan, frames),
+            task="detection",
+            video=frame_list(frames, shots),
+            prompt=detection_prompt(len(frames)),
+            answer=detection_answer(targets.labels, targets.boxes, spec.decimals),
+            target=DetectionTarget(boxes=boxes),
+            camera=camera(scan, frames, shots, intrinsic),
+            meta=Meta(dataset=scan.dataset, scene=scan.place, split=spec.split, sampler=f"{rule}-{spec.stride}"),
+        )
+    except ValidationError as error:
+        raise Quarantine("wrong annotations", f"{_id(scan, frames)}: {describe(error)}") from None
 
 
 def frame_list(frames: Sequence[Frame], shots: Pictures) -> FrameList:

@@ -6,66 +6,59 @@ coordinates. The user's files are only read.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from rft3d_cli.answers import grounding_answer
-from rft3d_cli.errors import DataError
-from rft3d_cli.geometry.boxes import Floats, box_corners, transform_boxes
-from rft3d_cli.geometry.camera import invert_rigid, project_points
-from rft3d_cli.geometry.iou import box_iou
-from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_infos
+from rft3d_cli.errors import UsageError
+from rft3d_cli.geometry.boxes import Floats, transform_boxes
+from rft3d_cli.geometry.camera import invert_rigid
+from rft3d_cli.prepare._scanrefer_frames import (
+    SAMPLER,
+    FrameSampler,
+    TargetRule,
+    draws,
+    evenly,
+    projected_area,
+    sampler_name,
+    showing_sample,
+    target_frame,
+)
+from rft3d_cli.prepare._scanrefer_scenes import (
+    NOTHING,
+    DescribedScene,
+    described_scenes,
+    frames_with_pose,
+    match_objects,
+)
+from rft3d_cli.prepare.embodiedscan import Frame, Scan
 from rft3d_cli.prepare.pictures import Pictures, Places, pictures
-from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, run
-from rft3d_cli.prepare.scanfiles import aggregation_file, object_boxes, read_aggregation, read_label_table
-from rft3d_cli.prepare.scannet import camera, checked_camera, frame_list, tracked_frames
-from rft3d_cli.prepare.splits import Split, chosen
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, run
+from rft3d_cli.prepare.scanfiles import aggregation_file, read_aggregation, read_label_table
+from rft3d_cli.prepare.scannet import camera, checked_camera, frame_list
+from rft3d_cli.prepare.scanrefer_file import Description, benchmark_subsets, read_descriptions
+from rft3d_cli.prepare.splits import Split
 from rft3d_cli.prompts import grounding_prompt
 from rft3d_cli.records import GroundingTarget, Meta, Record
-from rft3d_cli.video import sample_indices
+
+__all__ = [
+    "SAMPLER",
+    "Description",
+    "GroundingSpec",
+    "TargetRule",
+    "benchmark_subsets",
+    "grounding_part",
+    "prepare_grounding",
+    "projected_area",
+    "read_descriptions",
+    "target_frame",
+]
 
 GroundTruth = Literal["aabb", "instance"]
-TargetRule = Literal["largest", "first"]
-
-SAMPLER = "linspace-floor"
-MATCH = 0.5
-"""Least overlap of an aggregation's box with the annotated instance that stands for the same object."""
-NEAR = 0.01
-"""Corners closer to the camera plane than this have no place in the picture, metres."""
-BENCHMARK_CLASSES = frozenset({*range(1, 13), 14, 16, 24, 28, 33, 34, 36, 39})
-"""NYU40 classes that ScanRefer keeps apart; all others count as 39, other furniture."""
-OTHER = 39
-
-
-@dataclass(frozen=True)
-class Description:
-    """One entry of a ScanRefer file.
-
-    Args:
-        scene: ``scene_id``.
-        object_id: ``objectId`` of the scan's aggregation.
-        name: ``object_name``, words joined by underscores.
-        ann: ``ann_id``.
-        text: As written.
-    """
-
-    scene: str
-    object_id: int
-    name: str
-    ann: str
-    text: str
-
-    @property
-    def id(self) -> str:
-        """The record's id."""
-        return f"{self.scene}/ref/{self.object_id}/{self.ann}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +73,10 @@ class GroundingSpec:
             or ``instance``: EmbodiedScan's oriented box.
         decimals: Digits in the answer text.
         split: For the records' ``meta``.
+        sampler: ``chronological``: in order, the same for all records of a scan; or ``wrap-around``, as in VG-LLM's
+            data: from a random frame on, over the end of the scan to its beginning.
+        samplings: Records a description, each with frames of its own; more than one with ``wrap-around`` only.
+        seed: For ``wrap-around``.
     """
 
     frames: int = 32
@@ -87,68 +84,16 @@ class GroundingSpec:
     ground_truth: GroundTruth = "aabb"
     decimals: int = 2
     split: str = "train"
+    sampler: FrameSampler = "chronological"
+    samplings: int = 1
+    seed: int = 0
 
-
-def read_descriptions(path: Path) -> tuple[list[Description], list[str]]:
-    """The entries of a ``ScanRefer_filtered_*.json`` file.
-
-    Returns:
-        The entries, and why others were left out.
-
-    Raises:
-        DataError: Where the file is not a JSON list.
-    """
-    try:
-        with path.open(encoding="utf-8") as stream:
-            rows = json.load(stream)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path} is not a list of descriptions", "name ScanRefer_filtered_train.json or a file like it")
-    found: dict[str, Description] = {}
-    wrong = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            entry = _description(row)
-        except (TypeError, KeyError, ValueError):
-            wrong.append(f"entry {number} lacks scene_id, object_id, object_name, ann_id or description")
-            continue
-        if entry.id in found:
-            wrong.append(f"entry {number} repeats {entry.id}")
-        found.setdefault(entry.id, entry)
-    return list(found.values()), wrong
-
-
-def _description(row: Mapping[str, Any]) -> Description:
-    texts = [row[key] for key in ("scene_id", "object_name", "description")]
-    if not all(isinstance(text, str) and text for text in texts) or isinstance(row["object_id"], float):
-        raise TypeError
-    return Description(texts[0], int(row["object_id"]), texts[1], str(row["ann_id"]), texts[2])
-
-
-def benchmark_subsets(entries: Sequence[Description], table: Mapping[str, int]) -> dict[tuple[str, int], str]:
-    """ScanRefer's own unique/multiple split.
-
-    An object is unique where no other *described* object of its scene falls into its class, of the benchmark's 20.
-
-    Args:
-        entries: All entries of the file.
-        table: NYU40 class of each raw category.
-
-    Returns:
-        ``unique`` or ``multiple`` by (scene, object id).
-    """
-    classes: dict[tuple[str, int], int] = {}
-    for entry in entries:
-        number = table.get(entry.name.replace("_", " "), OTHER)
-        classes[entry.scene, entry.object_id] = number if number in BENCHMARK_CLASSES else OTHER
-    counts = Counter((scene, number) for (scene, _), number in classes.items())
-    return {
-        (scene, object_id): "unique" if counts[scene, number] == 1 else "multiple"
-        for (scene, object_id), number in classes.items()
-    }
+    def __post_init__(self) -> None:
+        if self.samplings > 1 and self.sampler == "chronological":
+            raise UsageError(
+                f"{self.samplings} samplings of chronological frames would be the same frames",
+                "--sampler wrap-around draws others each time",
+            )
 
 
 def prepare_grounding(
@@ -185,21 +130,8 @@ def prepare_grounding(
         DataError: See :func:`rft3d_cli.prepare.pipeline.run`.
     """
     spec = replace(spec, split=split.name)
-    entries, wrong = read_descriptions(descriptions)
-    if not entries:
-        raise DataError(f"{descriptions} holds no descriptions")
-    infos = read_infos(annotations)
-    subsets = {} if labels is None else benchmark_subsets(entries, read_label_table(labels))
-    by_scene: dict[str, list[Description]] = {}
-    for entry in entries:
-        by_scene.setdefault(entry.scene, []).append(entry)
-    jobs = []
-    for scene in chosen(split, list(by_scene), str(descriptions)):
-        mine = by_scene[scene]
-        known = {entry.object_id: subsets[scene, entry.object_id] for entry in mine} if subsets else {}
-        jobs.append(_Job(scene, infos.scans.get(scene), infos.bad.get(scene), tuple(mine), known))
-    if wrong and jobs:
-        jobs[0] = replace(jobs[0], wrong=tuple(wrong))
+    jobs = described_scenes(descriptions, annotations, split)
+    table = None if labels is None else read_label_table(labels)
     options = {
         "scans": str(scans),
         "posed_images": None if places.posed is None else str(places.posed),
@@ -207,13 +139,13 @@ def prepare_grounding(
         "annotations": str(annotations),
         "labels": None if labels is None else str(labels),
         **asdict(spec),
-        "sampler": SAMPLER,
-        "subset": "described objects by benchmark class" if subsets else "objects of the scan by name",
+        "sampler": sampler_name(spec.sampler),
+        "subset": "objects of the scan by name" if table is None else "described objects by benchmark class",
         "media_root": str(media_root),
     }
     return run(
         jobs,
-        partial(_work, spec=spec, places=places, scans=scans),
+        partial(_work, spec=spec, places=places, scans=scans, table=table),
         _name,
         out=out,
         media_root=media_root,
@@ -221,34 +153,43 @@ def prepare_grounding(
         options=options,
         sources=[path for path in (descriptions, annotations, labels, split.file) if path is not None],
         policy=policy,
-        nothing="descriptions and annotations must be of the same scenes: ScanRefer's val scenes are in EmbodiedScan's "
-        "embodiedscan_infos_test.pkl",
+        nothing=NOTHING,
         done=begin(len(jobs)),
     )
 
 
-@dataclass(frozen=True)
-class _Job:
-    scene: str
-    scan: Scan | None
-    problem: str | None
-    entries: tuple[Description, ...]
-    subsets: dict[int, str]
-    wrong: tuple[str, ...] = field(default=())
-
-
-def _name(job: _Job) -> str:
+def _name(job: DescribedScene) -> str:
     return job.scene
 
 
-def _work(job: _Job, spec: GroundingSpec, places: Places, scans: Path) -> Part:
-    if job.scan is None:
-        reason = "no annotations" if job.problem is None else "wrong annotations"
-        raise Quarantine(reason, job.problem or f"{job.scene} is described but not annotated")
-    part = grounding_part(job.scan, job.entries, job.subsets, spec, places, scans / job.scene)
-    for detail in job.wrong:
-        part.rejects.append({"what": "description", "scene": None, "reason": "wrong entry", "entry": detail})
-    return part
+def _work(
+    job: DescribedScene, spec: GroundingSpec, places: Places, scans: Path, table: Mapping[str, int] | None
+) -> Part:
+    scan = job.annotated()
+    subsets = {} if table is None else benchmark_subsets(job.entries, table)
+    known = {object_id: subset for (_, object_id), subset in subsets.items()}
+    return job.note_wrong(grounding_part(scan, job.entries, known, spec, places, scans / job.scene))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A description whose object is found.
+
+    Args:
+        id: The record's.
+        entry: The description.
+        subset: ``unique`` or ``multiple``.
+        world: ``(9,)`` in the axis-aligned world.
+        frames: Of the record.
+        index: The frame to name among them.
+    """
+
+    id: str
+    entry: Description
+    subset: str
+    world: Floats
+    frames: list[Frame]
+    index: int
 
 
 def grounding_part(
@@ -273,13 +214,10 @@ def grounding_part(
         DataError: Where the scan cannot be used.
     """
     part = Part(scan.scene)
-    usable = tracked_frames(scan, part)
-    if not usable:
-        raise Quarantine("no tracked frame", f"{scan.scene}: no listed frame has a pose")
-    frames = [usable[i] for i in sample_indices(len(usable), min(spec.frames, len(usable)), SAMPLER)]
+    usable = frames_with_pose(scan, part)
     objects = match_objects(scan, folder, {entry.object_id for entry in entries})
     names = Counter(group.label for group in read_aggregation(aggregation_file(folder)))
-    found: list[tuple[Description, int, Floats, str]] = []
+    found: list[_Found] = []
     for entry in entries:
         if entry.object_id not in objects:
             part.reject("description", "object not in the aggregation", id=entry.id)
@@ -289,138 +227,70 @@ def grounding_part(
             part.reject("description", "no annotated instance matches the object", id=entry.id)
             continue
         world = box if spec.ground_truth == "aabb" else scan.instances.boxes[instance]
-        chosen_frame = target_frame(scan, frames, instance, world, spec.target)
-        if chosen_frame is None:
-            part.reject("description", "no sampled frame shows the object", id=entry.id)
-            continue
         subset = subsets.get(entry.object_id) or ("unique" if names[label] == 1 else "multiple")
-        found.append((entry, chosen_frame, world, subset))
+        for sampling in range(spec.samplings):
+            frames = _sample(usable, instance, entry, sampling, spec)
+            index = target_frame(scan, frames, instance, world, spec.target)
+            if index is None:
+                part.reject("description", "no sampled frame shows the object", id=entry.id)
+                break
+            found.append(_Found(record_id(entry, sampling), entry, subset, world, frames, index))
     if found:
-        shots = pictures(places, scan.scene, frames)
+        shots = pictures(places, scan.scene, {f.number: f for one in found for f in one.frames}.values())
         intrinsic = checked_camera(scan, shots, folder, part)
-        part.records = [
-            _record(scan, frames, entry, index, world, subset, shots, intrinsic, spec)
-            for entry, index, world, subset in found
-        ]
+        part.records = [_record(scan, one, shots, intrinsic, spec) for one in found]
         part.scan = shots.about
+    used = {one.entry.id: one.entry for one in found}.values()
     part.counts.update(
-        descriptions=len(entries), objects=len({e.object_id for e, *_ in found}), frames=len(frames) if found else 0
+        descriptions=len(entries),
+        objects=len({entry.object_id for entry in used}),
+        frames=len({frame.number for one in found for frame in one.frames}),
     )
-    part.labels.update(entry.name.replace("_", " ") for entry, *_ in found)
+    part.labels.update(entry.name.replace("_", " ") for entry in used)
     return part
 
 
-def match_objects(scan: Scan, folder: Path, wanted: set[int]) -> dict[int, tuple[str, Floats, int | None]]:
-    """Name, axis-aligned box and annotated instance of the described objects.
+def record_id(entry: Description, sampling: int) -> str:
+    """The id of a description's first record (0) or of a further one; what no other description's id can be.
 
-    Where each instance has the label of the aggregation's object of the same number, as in rooms, numbers agree.
-    Otherwise an object's instance is the one whose box overlaps the object's best, by an IoU of at least 0.5, as in
-    VG-LLM's data.
-
-    Args:
-        scan: The annotated scan.
-        folder: Its own folder, with mesh, segments and aggregation.
-        wanted: Object ids.
-
-    Returns:
-        Label, ``(9,)`` box in the axis-aligned world, and index of the instance or None, by object id. Objects that
-        the aggregation does not have are absent.
+    >>> entry = Description("scene0000_00", 3, "chair", "1", "It is red.")
+    >>> record_id(entry, 0), record_id(entry, 1)
+    ('scene0000_00/ref/3/1', 'scene0000_00/ref-2/3/1')
     """
-    objects = object_boxes(folder, scan.axis_align)
-    same = len(scan.instances) > 0 and all(
-        number in objects and objects[number][0] == label for number, label in enumerate(scan.instances.labels)
-    )
-    out: dict[int, tuple[str, Floats, int | None]] = {}
-    for number in sorted(wanted & objects.keys()):
-        label, box = objects[number]
-        instance: int | None = None
-        if same:
-            instance = number if number < len(scan.instances) else None
-        elif len(scan.instances):
-            overlaps = box_iou(box[None], scan.instances.boxes)[0]
-            best = int(overlaps.argmax())
-            instance = best if overlaps[best] >= MATCH else None
-        out[number] = label, box, instance
-    return out
+    return entry.id if sampling == 0 else f"{entry.scene}/ref-{sampling + 1}/{entry.object_id}/{entry.ann}"
 
 
-def target_frame(scan: Scan, frames: Sequence[Frame], instance: int, box: Floats, rule: TargetRule) -> int | None:
-    """The index of the frame to name among ``frames``; None where no frame lists the instance as visible.
-
-    Args:
-        scan: The annotated scan.
-        frames: Sampled frames.
-        instance: The object.
-        box: ``(9,)`` in the axis-aligned world.
-        rule: See :class:`GroundingSpec`. Of equal areas the first wins.
-    """
-    seen = [i for i, frame in enumerate(frames) if instance in frame.visible]
-    if not seen:
-        return None
-    if rule == "first":
-        return seen[0]
-    poses = [scan.axis_align @ frames[i].cam_to_world for i in seen]
-    areas = [projected_area(transform_boxes(box, invert_rigid(pose)), scan.intrinsic) for pose in poses]
-    return seen[int(np.argmax(areas))]
+def _sample(
+    usable: Sequence[Frame], instance: int, entry: Description, sampling: int, spec: GroundingSpec
+) -> list[Frame]:
+    if spec.sampler == "chronological":
+        return evenly(usable, spec.frames)
+    return showing_sample(usable, spec.frames, instance, draws(spec.seed, entry.id, sampling))
 
 
-def projected_area(box: Floats, intrinsic: Floats) -> float:
-    """The area in the picture of the convex hull of a box's projected corners, pixels².
-
-    0 where a corner lies behind the camera, which includes every camera inside the box. The picture's borders do not
-    cut it, as in VG-LLM's data.
-
-    Args:
-        box: ``(9,)`` in camera coordinates.
-        intrinsic: ``(3, 3)``.
-
-    >>> box = np.array([0, 0, 2.5, 1, 1, 1, 0, 0, 0])
-    >>> projected_area(box, np.diag([100.0, 100.0, 1.0])).__round__(6)
-    2500.0
-    """
-    from scipy.spatial import ConvexHull, QhullError
-
-    pixels, depth = project_points(box_corners(box), intrinsic)
-    if depth.min() < NEAR:
-        return 0.0
-    try:
-        return float(ConvexHull(pixels).volume)
-    except QhullError:
-        return 0.0
-
-
-def _record(
-    scan: Scan,
-    frames: Sequence[Frame],
-    entry: Description,
-    index: int,
-    world: Floats,
-    subset: str,
-    shots: Pictures,
-    intrinsic: Floats,
-    spec: GroundingSpec,
-) -> Record:
-    box = transform_boxes(world, invert_rigid(scan.axis_align @ frames[index].cam_to_world))
-    target = {"frame": index, "bbox_3d": box.tolist(), "bbox_world": world.tolist()}
+def _record(scan: Scan, one: _Found, shots: Pictures, intrinsic: Floats, spec: GroundingSpec) -> Record:
+    entry = one.entry
+    box = transform_boxes(one.world, invert_rigid(scan.axis_align @ one.frames[one.index].cam_to_world))
+    target = {"frame": one.index, "bbox_3d": box.tolist(), "bbox_world": one.world.tolist()}
     meta = {
         "dataset": "scanrefer",
         "scene": entry.scene,
         "split": spec.split,
-        "subset": subset,
-        "sampler": SAMPLER,
+        "subset": one.subset,
+        "sampler": sampler_name(spec.sampler),
         "object_id": entry.object_id,
         "object_name": entry.name,
         "ann_id": entry.ann,
         "description": entry.text,
     }
     return Record(
-        id=entry.id,
+        id=one.id,
         task="grounding",
-        video=frame_list(frames, shots),
+        video=frame_list(one.frames, shots),
         # VG-LLM's data capitalises so, which also lower-cases the rest.
-        prompt=grounding_prompt(entry.text.capitalize(), len(frames)),
-        answer=grounding_answer(index, box, spec.decimals),
+        prompt=grounding_prompt(entry.text.capitalize(), len(one.frames)),
+        answer=grounding_answer(one.index, box, spec.decimals),
         target=GroundingTarget.model_validate(target),
-        camera=camera(scan, frames, shots, intrinsic),
+        camera=camera(scan, one.frames, shots, intrinsic),
         meta=Meta.model_validate(meta),
     )

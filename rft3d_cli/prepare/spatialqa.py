@@ -7,7 +7,7 @@ Each record holds in ``meta`` what its answer was computed from;
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,12 @@ import numpy as np
 
 from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import UsageError
+from rft3d_cli.prepare._posed_files import posed_scenes
 from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_infos
 from rft3d_cli.prepare.pictures import Places, pictures
-from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, lies_in, relative_name, run
+from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, Store, lies_in, relative_name, run
+from rft3d_cli.prepare.posed import files_digest
+from rft3d_cli.prepare.posed_world import posed_world
 from rft3d_cli.prepare.questions import places as located
 from rft3d_cli.prepare.questions import rules
 from rft3d_cli.prepare.questions.floor import DAMAGED, find_floor
@@ -112,6 +115,7 @@ def prepare_questions(
     media_root: Path,
     spec: QuestionSpec,
     visibility: float = 0.003,
+    posed: Path | None = None,
     policy: Policy,
     begin: Callable[[int], Callable[[], object]] = lambda total: lambda: None,
 ) -> Report:
@@ -129,6 +133,8 @@ def prepare_questions(
         media_root: What the records' paths are relative to.
         spec: What to ask; its ``split`` is replaced by the name of ``split``.
         visibility: Without annotations, the share of a depth image from which on an object counts as visible.
+        posed: Folder of scans in the posed layout of docs/own-data.md, which then are what is asked about;
+            ``places.store`` names its files.
         policy: How to work.
         begin: Called with the number of scenes; returns what to call after each.
 
@@ -139,7 +145,10 @@ def prepare_questions(
     if videos is not None:
         relative_name(videos, media_root)
     jobs: list[_Job]
-    if annotations is not None:
+    if posed is not None:
+        names = chosen(split, posed_scenes(posed), str(posed))
+        jobs = [_Job(i, name, None, None) for i, name in enumerate(names)]
+    elif annotations is not None:
         infos = read_infos(annotations)
         names = chosen(split, [*infos.scans, *infos.bad], str(annotations))
         jobs = [_Job(i, name, infos.scans.get(name), infos.bad.get(name)) for i, name in enumerate(names)]
@@ -161,10 +170,20 @@ def prepare_questions(
     }
     if annotations is None:
         options |= {"visibility": visibility}
+    if posed is not None:
+        # The files' hash, because a run is only resumed, or joined with its other shards, over the same files.
+        options |= {"posed": str(posed), "files_sha256": files_digest(posed, names)}
     return run(
         jobs,
         partial(
-            _work, spec=spec, places=places, scans=scans, videos=videos, media_root=media_root, visibility=visibility
+            _work,
+            spec=spec,
+            places=places,
+            scans=scans,
+            videos=videos,
+            media_root=media_root,
+            visibility=visibility,
+            posed=posed,
         ),
         _name,
         out=out,
@@ -199,19 +218,22 @@ def _work(
     videos: Path | None,
     media_root: Path,
     visibility: float,
+    posed: Path | None,
 ) -> Part:
     if job.problem is not None:
         raise Quarantine("wrong annotations", job.problem)
+    clip = None
+    if videos is not None:
+        path = relative_name(find_video(videos, job.scene), media_root)
+        clip = Clip(path=path, frames=spec.frames, sampler=SAMPLER)
+    if posed is not None:
+        return posed_question_part(posed / job.scene, job.number, spec, places.store, visibility, clip)
     folder = None if scans is None else scans / job.scene
     scan = job.scan
     if scan is None:
         if folder is None:
             raise ValueError("neither annotations nor scans")
         scan = scan_from_files(folder, LIST_STEP, visibility)
-    clip = None
-    if videos is not None:
-        path = relative_name(find_video(videos, job.scene), media_root)
-        clip = Clip(path=path, frames=spec.frames, sampler=SAMPLER)
     return question_part(scan, job.number, spec, places, folder, clip)
 
 
@@ -256,21 +278,75 @@ def question_part(
     usable = sorted(tracked_frames(scan, part), key=lambda frame: frame.number)
     if not usable:
         raise Quarantine("no tracked frame", f"{scan.scene}: no listed frame has a pose")
-    frames = [usable[i] for i in sample_indices(len(usable), min(spec.frames, len(usable)), SAMPLER)]
-    floor = find_floor(scan, folder) if "room_size_estimation" in spec.types else "not asked for"
+    frames = evenly(usable, spec)
+    return _asked(
+        part, scan, number, spec, frames, folder, clip or partial(_frames, scan, frames, places, folder, part)
+    )
+
+
+def posed_question_part(
+    folder: Path, number: int, spec: QuestionSpec, store: Store, visibility: float, clip: Clip | None = None
+) -> Part:
+    """The questions about one scan in the posed layout.
+
+    Args:
+        folder: ``DIR/SCENE``.
+        number: See :func:`question_part`.
+        spec: What to ask.
+        store: How records name files of ``DIR``.
+        visibility: From which share of the picture on an object counts as shown.
+        clip: See :func:`question_part`.
+
+    Raises:
+        DataError: Where the scan cannot be used.
+    """
+    part = Part(folder.name)
+    world = posed_world(folder, spec.frames, SAMPLER, visibility, part)
+    frames = evenly(world.scan.frames, spec)
+
+    def named() -> FrameList:
+        shots = world.pictures(store, frames)
+        part.scan = shots.about
+        part.counts.update(frames=len(frames))
+        return frame_list(frames, shots)
+
+    return _asked(part, world.scan, number, spec, frames, None, clip or named, world.unknown)
+
+
+def evenly(usable: Sequence[Frame], spec: QuestionSpec) -> list[Frame]:
+    """The frames of a record, of those that could be."""
+    return [usable[i] for i in sample_indices(len(usable), min(spec.frames, len(usable)), SAMPLER)]
+
+
+def _asked(
+    part: Part,
+    scan: Scan,
+    number: int,
+    spec: QuestionSpec,
+    frames: Sequence[Frame],
+    folder: Path | None,
+    video: Clip | Callable[[], FrameList],
+    unknown: Mapping[str, str] | None = None,
+) -> Part:
+    """Fill a part with questions: ``video`` is called once there are some, ``unknown`` says what may not be asked."""
+    unknown = unknown or {}
+    wants_floor = "room_size_estimation" in spec.types and "room_size_estimation" not in unknown
+    floor = find_floor(scan, folder) if wants_floor else "not asked for"
     if floor == DAMAGED:
         part.warnings.append(f"{DAMAGED}, so the size of the room is not asked")
     world = see(scan, frames, floor)
     for reason, label in world.problems:
         part.reject("label", reason, label=label)
-    drafts = {kind: list(_drafts(world, kind, spec, part)) for kind in spec.types}
+    for kind in (kind for kind in spec.types if kind in unknown):
+        part.reject("question", unknown[kind], question_type=kind)
+    drafts = {kind: list(_drafts(world, kind, spec, part)) for kind in spec.types if kind not in unknown}
     if not any(drafts.values()):
         part.reject("scene", "no question")
         return part
-    video: FrameList | Clip = clip if clip is not None else _frames(scan, frames, places, folder, part)
+    shown = video if isinstance(video, Clip) else video()
     part.records = [
         _record(
-            scan.scene, kind, i, draft, text, letter_position(spec, kind, number, i, 1 + len(draft.wrong)), video, spec
+            scan.scene, kind, i, draft, text, letter_position(spec, kind, number, i, 1 + len(draft.wrong)), shown, spec
         )
         for kind, found in drafts.items()
         for i, (draft, text) in enumerate(found)

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from rft3d_cli.console import duration
+from rft3d_cli.prepare.heldout import REASON
 from rft3d_cli.prepare.pipeline import Report
 
 NAMED = 3
@@ -36,6 +37,21 @@ def lines(report: Report) -> list[str]:
     return out
 
 
+def warnings(report: Report) -> dict[str, list[str]]:
+    """Scenes by warning: what the parts warned of, and what was left out because it is evaluated on.
+
+    Args:
+        report: What was done.
+    """
+    rows = [row for row in report.rejects if row["reason"].startswith(REASON)]
+    if not rows:
+        return report.warnings
+    what = rows[0]["what"]
+    some = f"{len(rows):,} {what}{'' if len(rows) == 1 else 's'}"
+    text = f"{some} left out of the train split: scenes that are evaluated on; --allow-evaluation-scenes keeps them"
+    return {**report.warnings, text: list(dict.fromkeys(row["scene"] for row in rows))}
+
+
 def document(report: Report, command: str) -> dict[str, Any]:
     """The report as one JSON document.
 
@@ -56,7 +72,7 @@ def document(report: Report, command: str) -> dict[str, Any]:
         "rejects_file": None if report.dry_run or report.rejects_file is None else str(report.rejects_file),
         "counts": report.counts,
         "rejects": rejects,
-        "warnings": report.warnings,
+        "warnings": warnings(report),
         "dry_run": report.dry_run,
         "seconds": round(report.seconds, 3),
     }

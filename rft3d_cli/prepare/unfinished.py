@@ -35,6 +35,7 @@ class Part:
         scan: What was read, for the card.
         bad: How many of the parts in here were quarantined.
         total: How many parts are in here.
+        lines: Records as they are written, once they are packed.
     """
 
     name: str
@@ -46,6 +47,17 @@ class Part:
     scan: dict[str, Any] | None = None
     bad: int = 0
     total: int = 1
+    lines: list[bytes] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """How many records there are, packed or not."""
+        return len(self.records) + len(self.lines)
+
+    def pack(self) -> None:
+        """Turn records into what is written of them, which is quicker to pass on between processes."""
+        self.lines += [record.to_json().encode() + b"\n" for record in self.records]
+        self.records = []
 
     def reject(self, what: str, reason: str, **where: Any) -> None:
         """Note that something was left out."""
@@ -76,13 +88,14 @@ class Unfinished:
 
     def add(self, part: Part) -> None:
         """Keep a finished part."""
-        for record in part.records:
-            self._records.write(record.to_json().encode() + b"\n")
+        part.pack()
+        self._records.writelines(part.lines)
         self._records.flush()
-        row = {**vars(part), "records": len(part.records), "end": self._records.tell()}
+        count, part.lines = part.size, []
+        row = {**vars(part), "records": count, "end": self._records.tell()}
         self._parts.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
         self._parts.flush()
-        self.finished.append(Finished(part, len(part.records), row["end"]))
+        self.finished.append(Finished(part, count, row["end"]))
 
     def finish(self, out: Path) -> None:
         """Give the records their name."""
@@ -150,7 +163,7 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> list[Finished]:
 
 
 def _part(row: Mapping[str, Any]) -> Part:
-    kept = {key: value for key, value in row.items() if key not in ("records", "end", "counts", "labels")}
+    kept = {key: value for key, value in row.items() if key not in ("records", "end", "counts", "labels", "lines")}
     return Part(**kept, counts=Counter(row["counts"]), labels=Counter(row["labels"]))
 
 

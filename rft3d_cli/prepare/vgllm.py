@@ -7,7 +7,7 @@ A file is read twice, a stretch at a time: first to see which media it needs and
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,18 +15,15 @@ import numpy as np
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats
+from rft3d_cli.geometry.eras import ERAS, Era, differs
 from rft3d_cli.prepare._vgllm_angles import (
-    ERAS,
     HINT,
-    Era,
     Witnesses,
     by_common_axis,
     by_overlap,
     by_pair,
     by_world,
-    differs,
 )
-from rft3d_cli.prepare._vgllm_file import Span, read_span, read_spans
 from rft3d_cli.prepare._vgllm_records import (
     Context,
     Parsed,
@@ -35,8 +32,10 @@ from rft3d_cli.prepare._vgllm_records import (
     parse_row,
     row_record,
 )
-from rft3d_cli.prepare._vgllm_rows import RowError, box_of, cameras_of, checked_row
+from rft3d_cli.prepare._vgllm_rows import box_of, cameras_of
+from rft3d_cli.prepare.conversations import RowError, checked_row
 from rft3d_cli.prepare.pipeline import Part, Policy, Report, Store, lies_in, relative_name, run
+from rft3d_cli.prepare.rowfile import Span, read_span, read_spans
 from rft3d_cli.prepare.splits import Split
 
 OTHER_ERA = "angles of the other era"
@@ -69,7 +68,7 @@ def prepare_vgllm(
         out: The record file.
         angles: What the angles of the file's boxes mean; None reads it from the boxes.
         allow_missing: Whether to leave out rows whose media are missing, instead of raising.
-        policy: How to work.
+        policy: How to work; its limit counts rows.
         begin: Called with the number of jobs; returns what to call after each.
 
     Raises:
@@ -81,7 +80,7 @@ def prepare_vgllm(
         raise DataError(f"{media} is not a folder", "name the folder that the rows' paths start at: --media DIR")
     root = media_root or (out.parent if lies_in(media, out.parent) else media)
     store = Store(media, relative_name(media, root), write=False)
-    seen = _survey(file, media)
+    seen = _survey(file, media, policy.limit)
     if not seen.spans:
         raise DataError(f"{file} holds no rows")
     if seen.missing and not allow_missing:
@@ -104,16 +103,20 @@ def prepare_vgllm(
         "media_root": str(root),
         "angles": {"option": angles, "era": era, "told_by": told, "rows": seen.witnesses.document()},
     }
-    last = len(seen.spans) - 1
+    if policy.limit is not None:
+        options["limit"] = policy.limit
+    spans = [span for span in seen.spans if policy.limit is None or span.first < policy.limit]
+    last = len(spans) - 1
     jobs = [
         _Job(
             file,
             span,
+            span.count if policy.limit is None else min(span.count, policy.limit - span.first),
             frozenset(row for row in dissent if span.first <= row < span.first + span.count),
             len(against) if angles is not None and index == last else 0,
             len(seen.missing) if index == last else 0,
         )
-        for index, span in enumerate(seen.spans)
+        for index, span in enumerate(spans)
     ]
     return run(
         jobs,
@@ -124,7 +127,8 @@ def prepare_vgllm(
         command="prepare vgllm",
         options=options,
         sources=[file],
-        policy=policy,
+        # A job is many rows; those beyond the limit have been cut off.
+        policy=replace(policy, limit=None),
         what="rows",
         kinds="classes" if seen.classes else "types",
         nothing="name one of VG-LLM's training or evaluation files, and with --media the folder of its images",
@@ -136,6 +140,7 @@ def prepare_vgllm(
 class _Job:
     file: Path
     span: Span
+    take: int
     dissent: frozenset[int]
     contrary: int
     missing: int
@@ -146,9 +151,9 @@ def _name(job: _Job) -> str:
 
 
 def _work(job: _Job, context: Context, stop: bool) -> Part:
-    part = Part(str(job.file), total=job.span.count)
+    part = Part(str(job.file), total=job.take)
     warnings: set[str] = set()
-    for number, row in enumerate(read_span(job.file, job.span), start=job.span.first):
+    for number, row in enumerate(read_span(job.file, job.span)[: job.take], start=job.span.first):
         try:
             if number in job.dissent:
                 raise RowError(OTHER_ERA, "nearly all other rows mean them differently")
@@ -192,7 +197,8 @@ class _Survey:
         return [name for name, there in self.media.items() if not there]
 
 
-def _survey(file: Path, media: Path) -> _Survey:
+def _survey(file: Path, media: Path, limit: int | None) -> _Survey:
+    """Read the file: all of it for its angles, so that they are those of a whole run, and ``limit`` rows' media."""
     seen = _Survey()
     for span, rows in read_spans(file):
         seen.spans.append(span)
@@ -202,7 +208,7 @@ def _survey(file: Path, media: Path) -> _Survey:
                 _testify(seen, number, parsed)
             except RowError:
                 continue  # the second reading says why
-            for name in parsed.media:
+            for name in parsed.media if limit is None or number < limit else ():
                 if name not in seen.media:
                     seen.media[name] = (media / name).exists()
     return seen

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,12 @@ from rft3d_cli.records import ChoiceTarget, Clip, Meta, NumberTarget, Record, Re
 # Scoring reads published questions through here and has no use for worker processes.
 if TYPE_CHECKING:
     from rft3d_cli.prepare.pipeline import Policy, Report
+    from rft3d_cli.prepare.unfinished import Part
 
 VIDEOS = "videos"
 """Folder of unpacked clips within the media folder."""
+TOGETHER = 64
+"""Rows that are worked on together."""
 
 
 @dataclass(frozen=True)
@@ -147,20 +151,25 @@ def parse_question(row: Mapping[str, Any]) -> Question:
     )
 
 
-def _checked(rows: Sequence[Any]) -> tuple[list[Question], list[str]]:
-    """Good rows as questions, and what is wrong with the others."""
-    asked: dict[str, Question] = {}
-    wrong = []
+def _checked(rows: Sequence[Any]) -> list[Question | str]:
+    """Each row as a question, or what is wrong with it."""
+    out: list[Question | str] = []
+    ids: set[str] = set()
     for number, row in enumerate(rows, start=1):
         try:
             question = parse_question(row)
-            if question.id in asked:
+            if question.id in ids:
                 raise ValueError(f"id {question.id} repeats")
         except ValueError as error:
-            wrong.append(f"entry {number}: {error}")
+            out.append(f"entry {number}: {error}")
             continue
-        asked[question.id] = question
-    return list(asked.values()), wrong
+        ids.add(question.id)
+        out.append(question)
+    return out
+
+
+def _questions(entries: Iterable[Question | str]) -> list[Question]:
+    return [entry for entry in entries if isinstance(entry, Question)]
 
 
 def is_published(path: Path) -> bool:
@@ -189,9 +198,10 @@ def published_records(path: Path, media_root: Path | None = None) -> RecordFile:
     Raises:
         DataError: Where the file cannot be read, or holds a row that is no question.
     """
-    asked, wrong = _checked(read_questions(path))
-    if wrong:
-        raise DataError(f"{path} {wrong[0]}", "rft3d prepare vsibench leaves such rows out and counts them")
+    entries = _checked(read_questions(path))
+    asked = _questions(entries)
+    if wrong := next((entry for entry in entries if isinstance(entry, str)), None):
+        raise DataError(f"{path} {wrong}", "rft3d prepare vsibench leaves such rows out and counts them")
     if not asked:
         raise DataError(f"{path} holds no questions")
     split = resolve_split(None, path)
@@ -224,25 +234,20 @@ def prepare_vsibench(
         out: The record file.
         spec: How the clips are to be sampled.
         allow_missing: Whether to leave out questions whose video is missing, instead of raising.
-        policy: How to work; one process does it all.
-        begin: Called with the number of questions; returns what to call after each.
+        policy: How to work; its limit counts rows.
+        begin: Called with the number of jobs; returns what to call after each.
 
     Raises:
         DataError: Where videos are missing (all are listed), and see :func:`rft3d_cli.prepare.pipeline.run`.
         UsageError: Where no folder holds all the videos.
     """
-    from rft3d_cli.prepare.pipeline import Part, relative_name, run_part
+    from rft3d_cli.prepare.pipeline import relative_name, run, share
 
     if not videos.is_dir():
         raise DataError(f"{videos} is not a folder", "name the folder of the videos or of their zip archives: --videos")
-    rows = read_questions(questions)
-    part = Part(str(questions), total=len(rows))
-    asked, wrong = _checked(rows)
-    part.bad = len(wrong)
-    for detail in wrong:
-        part.reject("question", "wrong entry", detail=detail)
-    wanted = dict.fromkeys(question.clip for question in asked)
-    found = locate(wanted, videos, media, write=not policy.dry_run)
+    entries = _checked(read_questions(questions)[: policy.limit])
+    wanted = dict.fromkeys(question.clip for question in _questions(entries))
+    found = locate(wanted, videos, media, write=False)
     missing = [clip for clip in wanted if clip not in found]
     if missing and not allow_missing:
         raise DataError(
@@ -251,13 +256,6 @@ def prepare_vsibench(
         )
     root = media_root or _root(out.parent, (videos, media), found.values())
     names = {clip: relative_name(path, root) for clip, path in found.items()}
-    for question in asked:
-        if question.clip in names:
-            part.records.append(_record(question, names[question.clip], split, spec))
-        else:
-            part.reject("question", "missing video", id=question.id, video=question.clip)
-    part.counts.update(questions=len(part.records), videos=len(found), missing_videos=len(missing))
-    part.labels.update(record.meta.question_type or "" for record in part.records)
     options = {
         "questions": str(questions),
         "videos": str(videos),
@@ -266,9 +264,17 @@ def prepare_vsibench(
         "allow_missing": allow_missing,
         "media_root": str(root),
     }
-    done = begin(len(rows))
-    report = run_part(
-        part,
+    if policy.limit is not None:
+        options["limit"] = policy.limit
+    # A job is many rows; those beyond the limit have been cut off.
+    policy = replace(policy, limit=None)
+    jobs = _jobs(str(questions), entries, names)
+    mine = dict.fromkeys(q.clip for job in share(jobs, policy) for q in _questions(job.entries))
+    locate(mine, videos, media, write=not policy.dry_run)
+    return run(
+        jobs,
+        partial(_work, split=split, spec=spec),
+        _name,
         out=out,
         media_root=root,
         command="prepare vsibench",
@@ -278,9 +284,60 @@ def prepare_vsibench(
         what="entries",
         kinds="types",
         nothing="questions are rows as in VSI-Bench's test.jsonl",
+        done=begin(len(share(jobs, policy))),
     )
-    done()
-    return report
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Neighbouring rows.
+
+    Args:
+        file: Where they come from.
+        entries: Questions, and what is wrong with other rows.
+        names: How records name the clips that were found.
+        fresh: Clips that no job before asks about.
+    """
+
+    file: str
+    entries: tuple[Question | str, ...]
+    names: dict[str, str]
+    fresh: frozenset[str]
+
+
+def _jobs(file: str, entries: Sequence[Question | str], names: Mapping[str, str]) -> list[_Job]:
+    jobs = []
+    known: set[str] = set()
+    for start in range(0, max(len(entries), 1), TOGETHER):
+        these = tuple(entries[start : start + TOGETHER])
+        clips = {question.clip for question in _questions(these)}
+        there = {clip: names[clip] for clip in clips if clip in names}
+        jobs.append(_Job(file, these, there, frozenset(clips - known)))
+        known |= clips
+    return jobs
+
+
+def _name(job: _Job) -> str:
+    return job.file
+
+
+def _work(job: _Job, split: Split, spec: ClipSpec) -> Part:
+    from rft3d_cli.prepare.unfinished import Part
+
+    part = Part(job.file, total=len(job.entries))
+    for entry in job.entries:
+        if isinstance(entry, str):
+            part.bad += 1
+            part.reject("question", "wrong entry", detail=entry)
+    for question in _questions(job.entries):
+        if question.clip in job.names:
+            part.records.append(_record(question, job.names[question.clip], split, spec))
+        else:
+            part.reject("question", "missing video", id=question.id, video=question.clip)
+    there = len(job.fresh & job.names.keys())
+    part.counts.update(questions=len(part.records), videos=there, missing_videos=len(job.fresh) - there)
+    part.labels.update(record.meta.question_type or "" for record in part.records)
+    return part
 
 
 def locate(clips: Mapping[str, None], videos: Path, media: Path, *, write: bool) -> dict[str, Path]:

@@ -28,13 +28,14 @@ UNITS = {"object_abs_distance": "m", "object_size_estimation": "cm", "room_size_
 
 
 def asked_unit(record: Record) -> str | None:
-    """The unit that a record's question asks for, where its type says.
+    """The unit that a record's question asks for, where its type or ``meta.unit`` says.
 
     >>> from rft3d_cli.examples import example_record
     >>> asked_unit(example_record("number"))
     'm'
     """
-    return UNITS.get(record.meta.question_type or "")
+    said = (record.meta.model_extra or {}).get("unit")
+    return UNITS.get(record.meta.question_type or "", said if isinstance(said, str) else None)
 
 
 def mean_relative_accuracy(value: float, target: float, *, strict: bool) -> float:

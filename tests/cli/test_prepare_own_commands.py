@@ -104,6 +104,20 @@ def test_the_scan_of_the_page_gives_what_the_page_says(here: Path) -> None:
     assert "next     rft3d rewards check flats/train.jsonl" in result.stderr
 
 
+def test_the_scan_of_the_page_is_asked_about(here: Path) -> None:
+    (line,) = commands("spatialqa")
+    result = good(line)
+    assert "warning" not in result.stderr
+    found = read_records("flats/questions.jsonl").records
+    numbers = {record.meta.question_type: record.target.value for record in found if record.task == "number"}
+    # Chair and table nearly touch, so how far apart they are is not asked; their longest sides are 0.9 m and 1.2 m.
+    assert set(numbers) == {"object_size_estimation"}
+    assert numbers["object_size_estimation"] in (90, 120)
+    assert {name for record in found for name in record.video.frames} == {
+        "flat3/frames/0001.jpg", "flat3/frames/0002.jpg",
+    }  # fmt: skip
+
+
 def test_the_table_of_the_page_gives_what_the_page_says(here: Path) -> None:
     (line,) = commands("video")
     result = good(line)

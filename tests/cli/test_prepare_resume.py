@@ -2,42 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from killed_runs import files, good, killed, refused
 
-from rft3d_cli.commands.prepare import app
-from rft3d_cli.errors import DataError, Rft3dError, UsageError
-
-KILLED = """
-import os, signal, sys
-from rft3d_cli.prepare import unfinished
-add = unfinished.Unfinished.add
-def killing(self, part):
-    add(self, part)
-    if len(self.finished) == int(sys.argv[1]):
-        os.kill(os.getpid(), int(sys.argv[2]))
-unfinished.Unfinished.add = killing
-from rft3d_cli.cli import main
-main(sys.argv[3:])
-"""
-
-
-def good(line: str) -> str:
-    result = CliRunner().invoke(app, shlex.split(line))
-    assert result.exit_code == 0, (result.exception, result.output)
-    return result.output
-
-
-def refused(line: str) -> Rft3dError:
-    result = CliRunner().invoke(app, shlex.split(line))
-    assert isinstance(result.exception, Rft3dError), (result.exception, result.output)
-    return result.exception
+from rft3d_cli.errors import DataError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -60,18 +31,6 @@ def line(rooms: Path, out: Path, more: str = "") -> str:
     annotations = f"{rooms}/embodiedscan_infos_train.json"
     place = f"--media {rooms}/media --media-root {rooms}"
     return f"scannet --scans {rooms}/scans --annotations {annotations} -o {out} {place} --workers 1 {more}"
-
-
-def files(out: Path) -> dict[str, bytes]:
-    """The record file and its card, but for the file's own name."""
-    card = json.loads(out.with_suffix(".card.json").read_text())
-    del card["records"]["file"]
-    return {"records": out.read_bytes(), "card": json.dumps(card).encode()}
-
-
-def killed(command: str, after: int, number: int) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", KILLED, str(after), str(number), "prepare", *shlex.split(command)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(rooms: Path, whole: dict[str, bytes], tmp_path: Path) -> None:

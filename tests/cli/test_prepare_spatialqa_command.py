@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Shown, run
+from PIL import Image
 
 from rft3d_cli.prepare.questions.recompute import recompute
 from rft3d_cli.records import read_records
@@ -144,6 +145,7 @@ def test_shares_join_to_the_whole(built: Path, rft3d: Rft3d) -> None:
         pytest.param(["--per-type", 0], id="no question"),
         pytest.param(["--frames", 0], id="no frame"),
         pytest.param(["--seed", -1], id="negative seed"),
+        pytest.param(["--visibility", 0.1], id="a share of depth that annotations do without"),
         pytest.param(["--videos", ".", "--media", "m"], id="clips and extracted frames"),
         pytest.param(["--videos", ".", "--posed-images", "."], id="clips and exported frames"),
         pytest.param(["--videos", "..", "--media-root", "."], id="clips outside the media root"),
@@ -186,3 +188,55 @@ def test_scenes_without_a_clip_fail_or_are_left_out(built: Path, rft3d: Rft3d) -
     shown = rft3d(*words(built, "a.jsonl", "--videos", "clips", "--max-bad", 0.5))
     assert shown.code == 0
     assert {record.video.path for record in read_records("a.jsonl").records} == {"clips/scene0000_00.mp4"}
+
+
+def flats(folder: Path) -> Path:
+    """Two frames and four objects of one's own."""
+    scan = folder / "flats" / "flat3"
+    (scan / "frames").mkdir(parents=True)
+    poses = [[[1, 0, 0, x], [0, 0, 1, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]] for x in (0.0, 0.5)]
+    cameras = {
+        "intrinsic": [[90, 0, 47.5], [0, 90, 35.5], [0, 0, 1]],
+        "image_size": [96, 72],
+        "frames": {f"{number}.png": {"cam_to_world": pose} for number, pose in enumerate(poses)},
+    }
+    for name in cameras["frames"]:
+        Image.new("RGB", (96, 72), (90, 60, 30)).save(scan / "frames" / name)
+    places = {"chair": (-1, 3), "table": (0.5, 4), "lamp": (1, 6), "door": (-1, 7)}
+    boxes = [{"label": name, "center": [x, y, 1], "size": [0.4, 0.4, 2]} for name, (x, y) in places.items()]
+    (scan / "cameras.json").write_text(json.dumps(cameras))
+    (scan / "boxes.json").write_text(json.dumps(boxes))
+    return folder / "flats"
+
+
+def test_own_scans_are_asked_about_and_named_where_they_lie(tmp_path: Path, rft3d: Rft3d) -> None:
+    scans = flats(tmp_path)
+    shown = rft3d("prepare", "spatialqa", "--posed", scans, "-o", scans / "q.jsonl", "--split", "train")
+    assert shown.code == 0, shown.err
+    records = read_records(scans / "q.jsonl").records
+    assert {record.meta.question_type for record in records} >= {"object_abs_distance", "object_rel_direction_easy"}
+    for record in records:
+        assert recompute(record) == record.answer
+        assert record.video.frames == ["flat3/frames/0.png", "flat3/frames/1.png"]
+    assert "without depth images" in (scans / "q.rejects.jsonl").read_text()
+    assert not (scans / "media").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        pytest.param(["--annotations", "a.json"], 2, "--posed and --annotations exclude", id="annotations"),
+        pytest.param(["--scans", "."], 2, "--posed and --scans exclude", id="scans"),
+        pytest.param(["--posed-images", "."], 2, "--posed and --posed-images exclude", id="exported frames"),
+        pytest.param(["--media", "m"], 2, "--posed and --media exclude", id="media"),
+        pytest.param(["--posed", "nowhere"], 3, "there is no folder nowhere", id="no folder"),
+        pytest.param(["--media-root", "flats/flat3"], 2, "not inside the media root", id="media root"),
+    ],
+)
+def test_own_scans_bring_all_they_need(tmp_path: Path, rft3d: Rft3d, more: list[str], code: int, words: str) -> None:
+    scans = flats(tmp_path)
+    more = [str(tmp_path / word) if word == "flats/flat3" else word for word in more]
+    shown = rft3d("prepare", "spatialqa", "--posed", scans, "-o", tmp_path / "out" / "q.jsonl", *more)
+    assert shown.code == code
+    assert words in " ".join(shown.err.split())
+    assert not (tmp_path / "out").exists()

@@ -11,17 +11,8 @@ from vgllm_files import ORDER, Room, corners, in_camera, look, two, yawed
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import box_corners, rotation_from_angles
-from rft3d_cli.prepare._vgllm_angles import (
-    ERAS,
-    Witnesses,
-    by_common_axis,
-    by_overlap,
-    by_pair,
-    by_world,
-    converted,
-    differs,
-    rotations,
-)
+from rft3d_cli.geometry.eras import ERAS, converted, differs, rotations
+from rft3d_cli.prepare._vgllm_angles import Witnesses, by_common_axis, by_overlap, by_pair, by_world
 
 angle = st.floats(-3.14, 3.14, allow_nan=False)
 BOX = [0.5, -0.2, 3.0, 1.0, 2.0, 0.5]

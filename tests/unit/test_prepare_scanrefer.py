@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 from small_rooms import SMALL, build_rooms, infos, raw_frames, write_infos
 
 from rft3d_cli.answers import read_grounding
@@ -154,30 +155,29 @@ def test_the_target_frame_shows_the_largest_box(rooms: Path, prepared: list[Reco
             if record.meta.model_extra["object_id"] not in entry["images"][n]["visible_instance_ids"]:
                 continue
             view = np.linalg.inv(np.array(entry["axis_align_matrix"]) @ np.array(entry["images"][n]["cam2global"]))
-            corners = box_corners(record.target.bbox_world) @ view[:3, :3].T + view[:3, 3]
-            areas[i] = hull_area(corners, np.array(record.camera.intrinsic)) if corners[:, 2].min() > 0.01 else 0.0
-        assert areas[record.target.frame] == pytest.approx(max(areas.values()))
+            areas[i] = pixels_of_box(np.array(record.target.bbox_world), view, np.array(record.camera.intrinsic))
+        # Counted on a grid: the named frame is the largest, or as good as.
+        assert areas[record.target.frame] >= 0.97 * max(areas.values()) > 0
         several += len(areas) > 1
     assert several > 3
 
 
-def hull_area(corners: np.ndarray, k: np.ndarray) -> float:
-    """Area of the hull of projected points, by gift wrapping and the shoelace."""
-    points = (corners @ k.T)[:, :2] / corners[:, 2:]
-    start = min(range(len(points)), key=lambda i: (points[i, 0], points[i, 1]))
-    ring, at = [], start
-    while not ring or at != start:
-        ring.append(at)
-        best = (at + 1) % len(points)
-        for i in range(len(points)):
-            (ax, ay), (bx, by) = points[best] - points[at], points[i] - points[at]
-            turn = ax * by - ay * bx
-            if turn < -1e-12 or (abs(turn) <= 1e-12 and math.hypot(bx, by) > math.hypot(ax, ay)):
-                best = i
-        at = best
-        assert len(ring) <= len(points)
-    x, y = points[ring].T
-    return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+def pixels_of_box(box: np.ndarray, view: np.ndarray, k: np.ndarray) -> float:
+    """Pixels of the picture whose line of sight meets the box, by slabs, on a fine grid; 0 from inside the box."""
+    width, height = 2 * k[0, 2], 2 * k[1, 2]
+    u, v = np.meshgrid(np.arange(0.05, width, 0.1) - 0.5, np.arange(0.05, height, 0.1) - 0.5)
+    rays = np.stack([(u - k[0, 2]) / k[0, 0], (v - k[1, 2]) / k[1, 1], np.ones_like(u)], axis=-1)
+    a, b, c = box[6:]
+    turn = Rotation.from_euler("ZXY", [a, b, c]).as_matrix()
+    away = np.linalg.inv(view)
+    origin = turn.T @ (away[:3, 3] - box[:3])
+    if (np.abs(origin) <= box[3:6] / 2).all():
+        return 0.0
+    rays = rays @ away[:3, :3].T @ turn
+    with np.errstate(divide="ignore"):
+        ends = np.stack([(side * box[3:6] / 2 - origin) / rays for side in (-1, 1)])
+    enter, leave = ends.min(axis=0).max(axis=-1), ends.max(axis=0).min(axis=-1)
+    return float(((enter <= leave) & (leave > 0.05)).sum() / 100)
 
 
 def test_the_first_frame_that_shows_the_object_can_be_named_instead(rooms: Path, tmp_path: Path) -> None:
@@ -194,14 +194,17 @@ def test_the_first_frame_that_shows_the_object_can_be_named_instead(rooms: Path,
     ("box", "area"),
     [
         pytest.param([0, 0, 3, 1, 1, 2, 0, 0, 0], 2500, id="in front: the near face covers the far one"),
+        pytest.param([0.5, 0, 3, 1, 1, 2, 0, 0, 0], 2475, id="cut by the right border"),
         pytest.param([0, 0, 0, 1, 1, 1, 0, 0, 0], 0, id="around the camera"),
         pytest.param([0, 0, -3, 1, 1, 1, 0, 0, 0], 0, id="behind"),
         pytest.param([2, 0, 0.2, 1, 1, 1, 0, 0, 0], 0, id="beside, reaching behind"),
+        pytest.param([0, 0, 0.6, 9, 9, 1, 0, 0, 0], 10_000, id="filling the picture"),
         pytest.param([0, 0, 2, 1, 0, 0, 0, 0, 0], 0, id="a line"),
     ],
 )
 def test_projected_area(box: list[float], area: float) -> None:
-    assert projected_area(np.array(box, float), np.diag([100.0, 100, 1])) == pytest.approx(area)
+    camera = np.array([[100.0, 0, 50], [0, 100, 50], [0, 0, 1]])
+    assert projected_area(np.array(box, float), camera) == pytest.approx(area)
 
 
 def test_more_frames_than_the_scan_has_keep_them_all(rooms: Path, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from rft3d_cli.answers import read_boxes, read_grounding
 from rft3d_cli.errors import DataError, Rft3dError
 from rft3d_cli.geometry.boxes import box_corners
 from rft3d_cli.geometry.iou import paired_iou
-from rft3d_cli.prepare._vgllm_answers import letter_of, number_of, options_of
 from rft3d_cli.prepare._vgllm_video import loader_frames
+from rft3d_cli.prepare.conversations import letter_of, number_of, options_of
 from rft3d_cli.prepare.pictures import Places
 from rft3d_cli.prepare.pipeline import Policy, Store
 from rft3d_cli.prepare.scannet import prepare_detection
@@ -509,8 +509,8 @@ def test_the_option_goes_first_and_rows_that_disagree_are_warned_of(tmp_path: Pa
 
 
 def test_a_lone_row_of_the_other_era_is_left_out(tmp_path: Path) -> None:
-    rows = [Room(seed, pieces=4, frames=1).detection("intrinsic") for seed in range(110)]
-    rows[50] = Room(50, pieces=4, frames=1).detection("extrinsic")
+    rows = [Room(seed, pieces=4, frames=1).detection("intrinsic") for seed in range(1000, 1110)]
+    rows[50] = Room(1050, pieces=4, frames=1).detection("extrinsic")
     report = run(tmp_path, rows)
     assert report.records == 109
     assert [(row["row"], row["reason"]) for row in report.rejects] == [(50, "angles of the other era")]

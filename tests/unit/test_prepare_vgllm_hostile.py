@@ -13,9 +13,9 @@ from vgllm_files import Room, add_images, save, talk
 from vgllm_runs import IMAGES, LETTERS, RIGHT, ask, records, run
 
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError
-from rft3d_cli.prepare import _vgllm_file
-from rft3d_cli.prepare._vgllm_file import read_span, read_spans
+from rft3d_cli.prepare import rowfile
 from rft3d_cli.prepare.pipeline import Policy
+from rft3d_cli.prepare.rowfile import read_span, read_spans
 
 # ---- Files
 
@@ -25,8 +25,8 @@ from rft3d_cli.prepare.pipeline import Policy
 def test_rows_are_found_however_they_are_laid_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, indent: int | None
 ) -> None:
-    monkeypatch.setattr(_vgllm_file, "BATCH", 3)
-    monkeypatch.setattr(_vgllm_file, "STRETCH", 16)
+    monkeypatch.setattr(rowfile, "BATCH", 3)
+    monkeypatch.setattr(rowfile, "STRETCH", 16)
     rows: list[Any] = [{"a": "é" * n, "b": [n, "]},["]} for n in range(10)] + [
         [1, 2],
         "text",
@@ -51,8 +51,8 @@ def test_a_byte_order_mark_and_blank_lines_are_passed_over(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(_vgllm_file, "BATCH", 3)
-    rows = [Room(seed, frames=2).detection("extrinsic") for seed in range(12)]
+    monkeypatch.setattr(rowfile, "BATCH", 3)
+    rows = [Room(1000 + seed, frames=2).detection("extrinsic") for seed in range(12)]
     rows[5] = {**rows[5], "boxes": "none"}
     path = save(tmp_path / name, rows)
     add_images(tmp_path / "media", rows)
@@ -225,8 +225,8 @@ def test_files_that_hold_no_rows_are_data_errors(tmp_path: Path, content: bytes,
 def test_a_row_that_is_too_large_is_refused_before_all_of_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opening: bytes
 ) -> None:
-    monkeypatch.setattr(_vgllm_file, "MAX_ROW", 1 << 16)
-    monkeypatch.setattr(_vgllm_file, "STRETCH", 1 << 12)
+    monkeypatch.setattr(rowfile, "MAX_ROW", 1 << 16)
+    monkeypatch.setattr(rowfile, "STRETCH", 1 << 12)
     path = tmp_path / "a.json"
     path.write_bytes(opening + b"x" * (1 << 22))
     with pytest.raises(DataError, match=r"not JSON|more than"):

@@ -95,7 +95,7 @@ def test_rows_become_choice_number_and_text_records(clips: Path, tmp_path: Path)
         0,
     ]
     card = json.loads(report.card.read_text())
-    assert card["counts"]["scans"][0]["videos"]["kitchen.mp4"]["frames"] == 12
+    assert {scan["scene"]: scan["frames"] for scan in card["counts"]["scans"]}["kitchen.mp4"] == 12
     assert card["sources"][0]["file"] == "q.csv"
 
 

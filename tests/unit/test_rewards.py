@@ -550,6 +550,9 @@ def test_mra_is_strict_in_the_reward_and_knows_units() -> None:
     assert value("mra", "-4", NUMBER) == 0
     metres = make("number", {"value": 3.5}, meta={"question_type": "object_abs_distance"})
     assert value("mra", "350 cm", metres) == 1
+    for unit, said in (("cm", "3.5 m"), ("ft", "350 feet"), ("in", "350"), ("m2", "350 square meters"), (None, "350")):
+        assert value("mra", said, make("number", {"value": 350}, meta={"unit": unit})) == 1
+    assert value("mra", "1 m", make("number", {"value": 3.28084}, meta={"unit": "ft"})) == 1
     assert value("mra", "0", make("number", {"value": 0})) == 1
     assert value("mra", "0.1", make("number", {"value": 0})) == 0
     assert len(MRA_LIMITS) == 10

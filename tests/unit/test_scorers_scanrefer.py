@@ -249,6 +249,143 @@ def test_what_cannot_be_scored_is_refused() -> None:
         scanrefer.score([parse_record(json.dumps(number))], {})
 
 
+# ---- Proposals
+
+
+def world_of(record: Record, text: str) -> list[float] | None:
+    """The answer's box in the world, as the public scorer reads it; None where it does not."""
+    assert record.camera is not None
+    for line in text.strip("\n").strip("`").strip("json").strip("\n").split("\n"):
+        if "bbox_3d" in line:
+            try:
+                one = ast.literal_eval(line.strip())
+                to_world = np.array(record.camera.axis_align) @ np.array(record.camera.cam_to_world[one["frame"]])
+                box = np.array(one["bbox_3d"])
+            except Exception:
+                return None
+            centre = (to_world @ [*box[:3], 1])[:3]
+            turn = Rotation.from_matrix(to_world[:3, :3] @ Rotation.from_euler("ZXY", box[6:]).as_matrix())
+            return [*centre, *box[3:6], *turn.as_euler("ZXY")]
+    return None
+
+
+def refined_reference(record: Record, text: str, proposals: dict[str, list[list[float]]]) -> float:
+    """The public script: one proposal after another, a larger IoU takes over, 0 does not."""
+    kept = world_of(record, text)
+    if kept is None:
+        return 0.0
+    most = 0.0
+    prediction = kept
+    for proposal in proposals.get(record.meta.scene or "", []):
+        iou = float(paired_iou(np.array([prediction]), np.array([[*proposal, 0, 0, 0]]))[0])
+        if iou > most:
+            most, kept = iou, [*proposal, 0, 0, 0]
+    target: Any = record.target
+    return float(paired_iou(np.array([kept]), np.array([target.bbox_world]))[0])
+
+
+def proposed(records: list[Record], seed: int) -> dict[str, list[list[float]]]:
+    """Boxes near the targets, and boxes anywhere; one scene has none, one an empty list."""
+    rng = np.random.default_rng(seed)
+    out: dict[str, list[list[float]]] = {}
+    for record in records:
+        target: Any = record.target
+        near = np.array(target.bbox_world[:6]) + rng.normal(0, 0.08, 6)
+        near[3:] = np.abs(near[3:])
+        anywhere = [*rng.uniform(-2, 2, 3), *rng.uniform(0, 1.5, 3)]
+        out.setdefault(record.meta.scene or "", []).extend([near.tolist(), anywhere])
+    out["scene0"] = []
+    del out["scene1"]
+    return out
+
+
+def as_arrays(proposals: dict[str, list[list[float]]]) -> dict[str, np.ndarray]:
+    return {
+        scene: np.array([[*box, 0, 0, 0] for box in boxes]).reshape(-1, 9).astype(float)
+        for scene, boxes in proposals.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_refined_answers_are_those_of_the_public_script(seed: int) -> None:
+    records, predictions = random_set(seed)
+    del predictions["5"]
+    boxes = proposed(records, seed)
+    plain = scanrefer.score(records, predictions)
+    result = scanrefer.score(records, predictions, proposals=as_arrays(boxes))
+    want = np.array([refined_reference(record, predictions.get(record.id, ""), boxes) for record in records])
+    assert [detail["parts"]["refined_iou"] for detail in result.details] == pytest.approx(want, abs=1e-8)
+    found = result.document["refined"]
+    for name, member in (("overall", slice(None)), ("unique", slice(0, None, 2)), ("multiple", slice(1, None, 2))):
+        part = want[member]
+        assert found[name] == pytest.approx(
+            {
+                "n": len(part),
+                "acc@0.25": 100 * np.mean(part >= 0.25),
+                "acc@0.5": 100 * np.mean(part >= 0.5),
+                "mean_iou": 100 * np.mean(part),
+            }
+        )
+        assert result.document[name] == plain.document[name]
+    assert found["without_proposals"] == sum(record.meta.scene in ("scene0", "scene1") for record in records) > 0
+    assert (want != [detail["score"] for detail in plain.details]).any()
+    assert [detail["score"] for detail in result.details] == [detail["score"] for detail in plain.details]
+
+
+def test_without_proposals_nothing_is_said_of_them() -> None:
+    records, predictions = random_set(1, 10)
+    result = scanrefer.score(records, predictions)
+    assert "refined" not in result.document
+    assert not any("refined" in row.name for row in result.rows)
+    assert "refined_iou" not in result.details[0]["parts"]
+
+
+def box_at(x: float, size: float = 1.0) -> list[float]:
+    return [x, 0, 0, size, size, size, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("said", "boxes", "refined"),
+    [
+        pytest.param(box_at(0.4), [box_at(0.1)], 0.9 / 1.1, id="a better box takes over"),
+        pytest.param(box_at(0.0), [box_at(0.5)], 0.5 / 1.5, id="a worse box takes over too"),
+        pytest.param(box_at(0.0), [box_at(1.0)], 1.0, id="a box that only touches does not"),
+        pytest.param(box_at(0.0), [box_at(9.0)], 1.0, id="nor one that is far away"),
+        pytest.param(box_at(0.0), [], 1.0, id="nor none"),
+        pytest.param(box_at(0.0), [box_at(0.5), box_at(-0.5)], 0.5 / 1.5, id="of equals the first"),
+        pytest.param(box_at(0.0), [box_at(0.5), box_at(0.2)], 0.8 / 1.2, id="the largest overlap of two"),
+        pytest.param(box_at(0.0), [box_at(0.0, 0.0)], 1.0, id="a box without a volume does not"),
+    ],
+)
+def test_which_proposal_takes_over(said: list[float], boxes: list[list[float]], refined: float) -> None:
+    eye = np.eye(4).tolist()
+    camera = {"intrinsic": np.eye(3).tolist(), "image_size": [4, 4], "cam_to_world": [eye] * 4, "axis_align": eye}
+    target = {"frame": 0, "bbox_3d": box_at(0.0), "bbox_world": box_at(0.0)}
+    record = make("0", np.random.default_rng(1), target=target, camera=camera)
+    proposals = {record.meta.scene: np.array(boxes, dtype=float).reshape(-1, 9)}
+    result = scanrefer.score([record], {"0": grounding_answer(0, said, None)}, proposals=proposals)
+    assert result.details[0]["parts"]["refined_iou"] == pytest.approx(refined)
+
+
+@pytest.mark.parametrize("text", [None, "", "no box", grounding_answer(9, box_at(0.0), None)])
+def test_no_answer_is_not_refined(text: str | None) -> None:
+    target: Any = RECORD.target
+    proposals = {str(RECORD.meta.scene): np.array([target.bbox_world])}
+    said = {} if text is None else {"r": text}
+    result = scanrefer.score([RECORD], said, proposals=proposals)
+    assert result.details[0]["parts"]["refined_iou"] == 0
+    assert result.document["refined"]["overall"]["acc@0.25"] == 0
+
+
+def test_a_record_without_a_scene_is_counted_and_scored_as_it_is() -> None:
+    record = make("r", np.random.default_rng(0), meta={"dataset": "mine"})
+    text = {"r": grounding_answer(1, seen_from(record, 1), None)}
+    document = scanrefer.score([record], text, proposals={}).document
+    assert document["refined"]["without_proposals"] == 1
+    assert document["refined"]["overall"]["acc@0.5"] == 100
+    assert scanrefer.score([], {}, proposals={}).document["refined"]["overall"]["acc@0.25"] is None
+
+
 def test_text_is_never_evaluated(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     text = f"{{'frame': 1, 'bbox_3d': [open({str(marker)!r}, 'w')]}}"

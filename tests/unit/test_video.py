@@ -143,6 +143,7 @@ def test_a_clip_cut_by_an_edit_list_shows_only_what_players_show(clips: dict[str
     assert numbers == list(range(17, COUNT))
     read = read_frames(clips["cut"], 10)
     assert [number_in(image) for image in read.images] == [numbers[index] for index in read.indices]
+    assert all(np.array_equal(image, whole[index]) for image, index in zip(read.images, read.indices, strict=True))
     assert read.info.frames == len(numbers)
 
 

@@ -2,10 +2,13 @@
 
 from rft3d_cli.commands.prepare import (  # noqa: F401
     cot,
+    embodiedscan,
     export,
     merge,
     posed,
+    qa,
     rooms,
+    scan2cap,
     scannet,
     scanrefer,
     spatialqa,

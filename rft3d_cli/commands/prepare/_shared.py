@@ -15,11 +15,12 @@ from rft3d_cli import console
 
 if TYPE_CHECKING:
     from rft3d_cli.errors import Rft3dError
+    from rft3d_cli.prepare._view_filter import ViewRule
     from rft3d_cli.prepare.pictures import Places
     from rft3d_cli.prepare.pipeline import Policy, Report
 
 ORDER = (
-    *("rooms", "scannet", "scanrefer", "vsibench", "vgllm"),
+    *("rooms", "scannet", "embodiedscan", "scanrefer", "scan2cap", "vsibench", "vgllm", "qa"),
     *("posed", "video", "spatialqa", "cot", "merge", "export"),
 )
 
@@ -79,6 +80,31 @@ SplitName = Annotated[
 Decimals = Annotated[
     int, typer.Option("--decimals", min=1, max=6, help="Digits in the answer text.", rich_help_panel=CONTENT)
 ]
+InView = Annotated[
+    float,
+    typer.Option(
+        "--in-view",
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Least share of a box's volume that a frame which lists it has in view; 0 is VG-LLM's rule.",
+        rich_help_panel=CONTENT,
+    ),
+]
+MinArea = Annotated[
+    float,
+    typer.Option(
+        "--min-area",
+        metavar="PIXELS",
+        min=0,
+        help="Least area that a box's projection covers in such a frame, in the pictures' pixels.",
+        rich_help_panel=CONTENT,
+    ),
+]
+FirstFrame = Annotated[
+    bool,
+    typer.Option("--first-frame", help="Only what a clip's first frame lists is a target.", rich_help_panel=CONTENT),
+]
 Media = Annotated[
     Path | None,
     typer.Option(
@@ -119,15 +145,44 @@ DryRun = Annotated[
 ]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Keep the scenes that an interrupted run has finished.", rich_help_panel=RUN),
+    typer.Option("--resume", help="Keep what an interrupted run has finished.", rich_help_panel=RUN),
 ]
 Shard = Annotated[
     str,
     typer.Option(
         "--shard",
         metavar="I/N",
-        help="The I-th of N shares of the scenes, for array jobs; rft3d prepare merge joins them.",
+        help="The I-th of N shares of the work, for array jobs; rft3d prepare merge joins them.",
         rich_help_panel=RUN,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        show_default="all",
+        help="Only the first N of what there is: scenes, or rows of a file. --shard shares them out.",
+        rich_help_panel=RUN,
+    ),
+]
+HeldOutFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--held-out",
+        metavar="FILE",
+        help="More scenes to leave out of a train split, beside those of VSI-Bench and the val splits: one a line, "
+        "VSI-Bench's questions, or records. May be repeated.",
+        rich_help_panel=INPUT,
+    ),
+]
+AllowEvaluation = Annotated[
+    bool,
+    typer.Option(
+        "--allow-evaluation-scenes",
+        help="Keep scenes in a train split that benchmarks evaluate on.",
+        rich_help_panel=INPUT,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=RUN)]
@@ -193,16 +248,34 @@ def media_places(
 
 
 def work_policy(
-    workers: int | None, on_error: str, max_bad: float, dry_run: bool, resume: bool = False, shard: str = "1/1"
+    workers: int | None,
+    on_error: str,
+    max_bad: float,
+    dry_run: bool,
+    resume: bool = False,
+    shard: str = "1/1",
+    limit: int | None = None,
+    held_out: list[Path] | None = None,
+    allow_evaluation_scenes: bool = False,
 ) -> Policy:
     """The policy that the options describe."""
     from rft3d_cli.errors import UsageError
+    from rft3d_cli.prepare.heldout import HeldOut
     from rft3d_cli.prepare.pipeline import Policy, cpu_count
 
     number, count = two_numbers(shard, "/", "--shard", "2/4")
     if not 1 <= number <= count:
         raise UsageError(f"--shard {shard}: there is no such share", "the shares of four are 1/4, 2/4, 3/4 and 4/4")
-    return Policy(workers or cpu_count(), on_error == "stop", max_bad, dry_run, resume, (number, count))
+    scenes = HeldOut(tuple(held_out or ()), allow=allow_evaluation_scenes)
+    return Policy(workers or cpu_count(), on_error == "stop", max_bad, dry_run, resume, (number, count), limit, scenes)
+
+
+def view_rule(in_view: float, min_area: float, first_frame: bool = False) -> ViewRule | None:
+    """The rule that the options describe; None for all that annotations list."""
+    from rft3d_cli.prepare._view_filter import ViewRule
+
+    rule = ViewRule(in_view, min_area, first_frame)
+    return rule if rule.options() else None
 
 
 @contextmanager
@@ -251,9 +324,9 @@ def shell_line(start: str, *words: str | Path) -> str:
 
 def show(report: Report, name: str, following: str, as_json: bool, quiet: bool) -> None:
     """Print the report: results to stdout, warnings and advice to stderr."""
-    from rft3d_cli.prepare.summary import document, lines
+    from rft3d_cli.prepare.summary import document, lines, warnings
 
-    for warning, scenes in report.warnings.items():
+    for warning, scenes in warnings(report).items():
         some = ", ".join(scenes[:3]) + (", …" if len(scenes) > 3 else "")
         console.warn(f"{warning} ({len(scenes):,}: {some})")
     if as_json:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,19 +12,26 @@ from rft3d_cli.commands.prepare._shared import (
     CONTENT,
     INPUT,
     OUTPUT,
+    AllowEvaluation,
     DryRun,
+    HeldOutFiles,
     Json,
+    Limit,
     Quiet,
+    Resume,
+    Shard,
+    Workers,
     app,
     check_forms,
     shell_line,
     show,
+    ticking,
     work_policy,
 )
 
 if TYPE_CHECKING:
-    from rft3d_cli.models.predict import Decoding
-    from rft3d_cli.records import Record
+    from rft3d_cli.prepare.pipeline import Policy
+    from rft3d_cli.records import RecordFile
 
 TEACHER = "Teacher"
 
@@ -72,13 +78,19 @@ def cot(
         typer.Option(metavar="DIR", help="Folder of the media paths; by default the records' own.",
                      rich_help_panel=INPUT),
     ] = None,
+    workers: Workers = None,
+    resume: Resume = False,
+    shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Keep a teacher's chains of thought whose answers are right, as records to warm a model up on."""
     from rft3d_cli.errors import UsageError
-    from rft3d_cli.prepare.cot import CotSpec, prepare_cot
+    from rft3d_cli.prepare.cot import CotSpec, prepare_cot, sampled_by
     from rft3d_cli.prepare.pipeline import check_out
     from rft3d_cli.records import read_answers, read_records
 
@@ -86,17 +98,22 @@ def cot(
     check_out(out)
     if (outputs is None) == (model is None):
         raise UsageError("name the teacher's outputs or a model to ask, one of them", "--outputs FILE or --model NAME")
+    policy = work_policy(workers, "quarantine", 1.0, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes)
     source = read_records(records, media_root=media_root)
     root = source.media_root
+    teacher = None
     if model is not None:
-        from rft3d_cli.models.predict import Decoding
-        from rft3d_cli.prepare.cot import TASKS, asked
-
         if dry_run:
             raise UsageError("--dry-run cannot tell what a model would say", "try --outputs, or --samples 1")
+        teacher = {
+            "model": model,
+            "samples": samples,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
         outputs = out.with_suffix(".outputs.jsonl")
-        settings = [Decoding(max_tokens, True, temperature, 1.0, seed + number) for number in range(samples)]
-        _ask(model, [asked(record) for record in source.records if record.task in TASKS], root, outputs, settings)
+        _ask(model, source, policy, outputs, sampled_by(model, source, policy, teacher))
     assert outputs is not None  # noqa: S101 - one of the two was named
     said: dict[str, list[str]] = {}
     for name, text in read_answers(outputs):
@@ -108,7 +125,8 @@ def cot(
         out=out,
         media_root=root,
         spec=CotSpec(keep, at_least, min_words, max_chars),
-        policy=work_policy(1, "quarantine", 1.0, dry_run),
+        policy=policy,
+        teacher=teacher,
     )
     elsewhere = [f"data.media_root={root}"] if root != out.parent else []
     show(
@@ -118,21 +136,34 @@ def cot(
         console.warn(f"{strangers:,} outputs are for ids that the records do not have")
 
 
-def _ask(model: str, wanted: Sequence[Record], root: Path, outputs: Path, settings: Sequence[Decoding]) -> None:
-    """Write a model's answers to all records under each of the settings, each as it comes."""
-    import json
-
+def _ask(model: str, source: RecordFile, policy: Policy, outputs: Path, identity: dict[str, Any]) -> None:
+    """Write a model's answers under each seed, each as it comes; those that an interrupted run has are kept."""
     from rft3d_cli.models.inputs import FrameStore
-    from rft3d_cli.models.loader import load_model
-    from rft3d_cli.models.predict import answers
+    from rft3d_cli.models.loader import load_speaker
+    from rft3d_cli.models.predict import Decoding, answers
+    from rft3d_cli.prepare.cot import BATCH, mine, sampling
 
-    teacher, processor = load_model(model)
-    store = FrameStore(root, processor)
-    outputs.parent.mkdir(parents=True, exist_ok=True)
-    total = len(settings) * len(wanted)
-    with outputs.open("w", encoding="utf-8") as stream, console.progress("asking", total) as ticker:
-        for decoding in settings:
-            for record, text in answers(teacher, processor, wanted, store, decoding):
-                stream.write(json.dumps({"id": record.id, "prediction": text}, ensure_ascii=False) + "\n")
-                stream.flush()
-                ticker.advance()
+    wanted = mine(source, policy)
+    samples, tokens = identity["samples"], identity["max_tokens"]
+    total = samples * sum(len(batch.asked) for batch in wanted)
+    with sampling(outputs, identity, resume=policy.resume) as said, ticking("asking", False) as begin:
+        done, left = begin(total), said.finished
+        for _ in range(left):
+            done()
+        if left >= total:
+            return
+        teacher, processor = load_speaker(model)
+        store = FrameStore(source.media_root, processor)
+        for number in range(samples):
+            decoding = Decoding(tokens, True, identity["temperature"], 1.0, identity["seed"] + number, BATCH)
+            for batch in wanted:
+                records = batch.asked
+                if left >= len(records):
+                    left -= len(records)
+                    continue
+                for record, text in answers(teacher, processor, records, store, decoding, batch.first):
+                    if left:
+                        left -= 1
+                        continue
+                    said.add(record.id, text)
+                    done()

@@ -11,9 +11,12 @@ from rft3d_cli.commands.prepare._shared import (
     CONTENT,
     INPUT,
     OUTPUT,
+    AllowEvaluation,
     Decimals,
     DryRun,
+    HeldOutFiles,
     Json,
+    Limit,
     MaxBad,
     MediaRoot,
     OnError,
@@ -113,6 +116,9 @@ def posed(
     dry_run: DryRun = False,
     resume: Resume = False,
     shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -148,7 +154,9 @@ def posed(
                 seed=seed,
                 decimals=decimals,
             ),
-            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
+            policy=work_policy(
+                workers, on_error, max_bad, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes
+            ),
             begin=begin,
         )
     show(report, "prepare posed", _next(report, chosen.name), as_json, quiet)

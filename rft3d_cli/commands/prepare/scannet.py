@@ -13,12 +13,18 @@ from rft3d_cli.commands.prepare._shared import (
     INPUT,
     OUTPUT,
     SCANNET_HINT,
+    AllowEvaluation,
     Decimals,
     DryRun,
+    FirstFrame,
+    HeldOutFiles,
+    InView,
     Json,
+    Limit,
     MaxBad,
     Media,
     MediaRoot,
+    MinArea,
     OnError,
     Posed,
     Quiet,
@@ -38,6 +44,7 @@ from rft3d_cli.commands.prepare._shared import (
     no_folder,
     show,
     ticking,
+    view_rule,
     work_policy,
 )
 
@@ -81,14 +88,18 @@ def scannet(
     ] = None,
     decimals: Decimals = 2,
     visibility: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
+            show_default="0.003",
             help="Without --annotations: share of a depth image that makes an object visible.",
             rich_help_panel=CONTENT,
         ),
-    ] = 0.003,
+    ] = None,
+    in_view: InView = 0.0,
+    min_area: MinArea = 0.0,
+    first_frame: FirstFrame = False,
     seed: Annotated[int, typer.Option(min=0, help="For --per-scene.", rich_help_panel=CONTENT)] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="JSONL.", rich_help_panel=OUTPUT)] = Path(
         "data/scannet.jsonl"
@@ -100,15 +111,24 @@ def scannet(
     max_bad: MaxBad = 0.01,
     resume: Resume = False,
     shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Turn ScanNet scans and EmbodiedScan boxes into 3D detection records."""
+    from rft3d_cli.errors import UsageError
     from rft3d_cli.prepare.scannet import prepare_detection
     from rft3d_cli.prepare.splits import resolve_split
 
     check_forms(as_json, quiet)
+    if annotations is not None and visibility is not None:
+        raise UsageError(
+            "--visibility is for scans without --annotations, which say themselves what a frame shows",
+            "how much of it a frame must have in view is --in-view SHARE and --min-area PIXELS",
+        )
     check_inputs(
         None if posed_images is not None else no_folder(scans, "scans", SCANNET_HINT),
         None if posed_images is None else no_folder(posed_images, "exported frames", "check --posed-images"),
@@ -130,8 +150,11 @@ def scannet(
             decimals=decimals,
             per_scene=per_scene,
             seed=seed,
-            visibility=visibility,
-            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
+            visibility=0.003 if visibility is None else visibility,
+            view=view_rule(in_view, min_area, first_frame),
+            policy=work_policy(
+                workers, on_error, max_bad, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes
+            ),
             begin=begin,
         )
     recipe = "tiny-det" if from_rooms(annotations) else "det"

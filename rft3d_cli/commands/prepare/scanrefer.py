@@ -13,9 +13,12 @@ from rft3d_cli.commands.prepare._shared import (
     INPUT,
     OUTPUT,
     SCANNET_HINT,
+    AllowEvaluation,
     Decimals,
     DryRun,
+    HeldOutFiles,
     Json,
+    Limit,
     MaxBad,
     Media,
     MediaRoot,
@@ -74,6 +77,20 @@ def scanrefer(
     frames: Annotated[
         int, typer.Option(min=1, max=256, help="Frames, evenly spaced over the scan.", rich_help_panel=CONTENT)
     ] = 32,
+    sampler: Annotated[
+        Literal["chronological", "wrap-around"],
+        typer.Option(
+            help="chronological: in order. wrap-around: as VG-LLM, from a random frame on, past the end to the "
+            "beginning; for parity only.",
+            rich_help_panel=CONTENT,
+        ),
+    ] = "chronological",
+    samplings: Annotated[
+        int,
+        typer.Option(
+            min=1, max=100, help="Records a description, each with its own wrap-around frames.", rich_help_panel=CONTENT
+        ),
+    ] = 1,
     target: Annotated[
         Literal["largest", "first"],
         typer.Option(
@@ -89,6 +106,7 @@ def scanrefer(
         ),
     ] = "aabb",
     decimals: Decimals = 2,
+    seed: Annotated[int, typer.Option(min=0, help="For wrap-around frames.", rich_help_panel=CONTENT)] = 0,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="JSONL.", rich_help_panel=OUTPUT)] = Path(
         "data/scanrefer.jsonl"
     ),
@@ -99,6 +117,9 @@ def scanrefer(
     max_bad: MaxBad = 0.01,
     resume: Resume = False,
     shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -108,6 +129,7 @@ def scanrefer(
     from rft3d_cli.prepare.splits import resolve_split
 
     check_forms(as_json, quiet)
+    spec = GroundingSpec(frames, target, ground_truth, decimals, sampler=sampler, samplings=samplings, seed=seed)
     scanrefer_hint = "ScanRefer is given on request at https://github.com/daveredrum/ScanRefer; rooms bring their own"
     check_inputs(
         no_folder(scans, "scans", SCANNET_HINT),
@@ -129,8 +151,10 @@ def scanrefer(
             split=chosen,
             out=out,
             media_root=root,
-            spec=GroundingSpec(frames, target, ground_truth, decimals),
-            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
+            spec=spec,
+            policy=work_policy(
+                workers, on_error, max_bad, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes
+            ),
             begin=begin,
         )
     recipe = "tiny-mix" if from_rooms(annotations) else "grounding"

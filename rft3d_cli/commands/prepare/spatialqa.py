@@ -13,8 +13,11 @@ from rft3d_cli.commands.prepare._shared import (
     INPUT,
     OUTPUT,
     SCANNET_HINT,
+    AllowEvaluation,
     DryRun,
+    HeldOutFiles,
     Json,
+    Limit,
     MaxBad,
     Media,
     MediaRoot,
@@ -45,9 +48,8 @@ SCANS = Path("scans")
 
 @app.command(
     epilog="$ rft3d prepare spatialqa --scans scans --annotations embodiedscan_infos_train.pkl "
-    "-o data/spatialqa/train.jsonl\n\n"
-    "$ rft3d prepare spatialqa --scans data/rooms/scans --annotations data/rooms/embodiedscan_infos_train.json "
-    "--types object_rel_direction,route_planning -o data/rooms/train-spatial.jsonl"
+    "--types object_rel_direction,route_planning -o data/rooms/train-spatial.jsonl\n\n"
+    "$ rft3d prepare spatialqa --posed flats -o flats/questions.jsonl"
 )
 def spatialqa(
     scans: Scans = SCANS,
@@ -58,6 +60,14 @@ def spatialqa(
             metavar="FILE",
             help="EmbodiedScan infos, .pkl or .json; no code in a pickle can run. Without it, boxes are the "
             "axis-aligned extents of the scans' own labelled meshes.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    posed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Your own scans instead, in the layout of prepare posed: DIR/SCENE/cameras.json.",
             rich_help_panel=INPUT,
         ),
     ] = None,
@@ -94,14 +104,16 @@ def spatialqa(
         ),
     ] = "direct",
     visibility: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=1,
-            help="Without --annotations: share of a depth image that makes an object visible.",
+            show_default="0.003",
+            help="Without --annotations: share of a depth image (or of the picture, see prepare posed) that makes an "
+            "object visible.",
             rich_help_panel=CONTENT,
         ),
-    ] = 0.003,
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="For what is asked, the words, and the letters.", rich_help_panel=CONTENT)
     ] = 0,
@@ -115,6 +127,9 @@ def spatialqa(
     max_bad: MaxBad = 0.01,
     resume: Resume = False,
     shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -128,10 +143,21 @@ def spatialqa(
     kinds = question_types(types or [])
     if videos is not None and (media is not None or posed_images is not None):
         raise UsageError("--videos takes the place of frames", "leave --media and --posed-images away")
+    if annotations is not None and visibility is not None:
+        raise UsageError(
+            "--visibility is for scans without --annotations, which say themselves what a frame shows",
+            "leave it away",
+        )
+    if posed is not None:
+        given = {"--scans": scans != SCANS, "--posed-images": posed_images, "--annotations": annotations}
+        if other := next((name for name, value in {**given, "--media": media}.items() if value), None):
+            raise UsageError(f"--posed and {other} exclude each other", "scans of the posed layout bring all they need")
     # With pictures and boxes from elsewhere, scans only tell how large rooms are.
     without = scans == SCANS and annotations is not None and (posed_images is not None or videos is not None)
+    without = without or posed is not None
     check_inputs(
         None if without else no_folder(scans, "scans", SCANNET_HINT),
+        None if posed is None else no_folder(posed, "posed scans", "lay them out as docs/own-data.md describes"),
         None if posed_images is None else no_folder(posed_images, "exported frames", "check --posed-images"),
         None if videos is None else no_folder(videos, "videos", "check --videos; rooms have theirs in vsibench/rooms"),
         None if annotations is None else no_file(annotations, "annotations", EMBODIEDSCAN_HINT),
@@ -139,12 +165,14 @@ def spatialqa(
     if videos is not None and media_root is None:
         media_root = video_root(out, videos)
     media_or_root = media if videos is None else media_root
-    places, root = media_places(out, scans, posed_images, media_or_root, media_root, dry_run)
-    chosen = resolve_split(split, annotations)
+    # Own scans are named where they lie, as exported frames are.
+    lying = posed_images if posed is None or videos is not None else posed
+    places, root = media_places(out, scans, lying, media_or_root, media_root, dry_run)
+    chosen = resolve_split(split, annotations or posed)
     announce(annotations, quiet)
     with ticking("scenes", quiet) as begin:
         report = prepare_questions(
-            scans=scans if scans.is_dir() else None,
+            scans=scans if posed is None and scans.is_dir() else None,
             annotations=annotations,
             videos=videos,
             places=places,
@@ -152,8 +180,11 @@ def spatialqa(
             out=out,
             media_root=root,
             spec=QuestionSpec(kinds, per_type, frames, seed, answer_style=answer_style),
-            visibility=visibility,
-            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
+            visibility=0.003 if visibility is None else visibility,
+            posed=posed,
+            policy=work_policy(
+                workers, on_error, max_bad, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes
+            ),
             begin=begin,
         )
     recipe = "tiny-mix" if from_rooms(annotations) else "vsi"

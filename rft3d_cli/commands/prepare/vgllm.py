@@ -11,8 +11,11 @@ from rft3d_cli.commands.prepare._shared import (
     CONTENT,
     INPUT,
     OUTPUT,
+    AllowEvaluation,
     DryRun,
+    HeldOutFiles,
     Json,
+    Limit,
     MaxBad,
     MediaRoot,
     OnError,
@@ -84,6 +87,9 @@ def vgllm(
     max_bad: MaxBad = 0.01,
     resume: Resume = False,
     shard: Shard = "1/1",
+    limit: Limit = None,
+    held_out: HeldOutFiles = None,
+    allow_evaluation_scenes: AllowEvaluation = False,
     dry_run: DryRun = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -110,7 +116,9 @@ def vgllm(
             out=out,
             angles=angles,
             allow_missing=allow_missing,
-            policy=work_policy(workers, on_error, max_bad, dry_run, resume, shard),
+            policy=work_policy(
+                workers, on_error, max_bad, dry_run, resume, shard, limit, held_out, allow_evaluation_scenes
+            ),
             begin=begin,
         )
     show(report, "prepare vgllm", _following(report, chosen.name), as_json, quiet)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rft3d_cli.errors import DataError, Rft3dError, UsageError
+from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.files import atomic_writer, write_json
 from rft3d_cli.geometry.boxes import Floats
 from rft3d_cli.prepare.card import versions
+from rft3d_cli.prepare.crew import ordered
 from rft3d_cli.prepare.rooms.catalogue import CLASSES
 from rft3d_cli.prepare.rooms.describe import descriptions
 from rft3d_cli.prepare.rooms.kinds import clear_room, plain_room, uncertain_room
@@ -215,7 +213,8 @@ def build(spec: RoomsSpec, out: Path, *, workers: int = 1, done: Callable[[], ob
 def _build(spec: RoomsSpec, out: Path, workers: int, done: Callable[[], object]) -> dict[str, Any]:
     val = round(spec.scenes * spec.val)
     splits: dict[str, list[BuiltScene]] = {"train": [], "val": []}
-    with _scenes(spec, out, workers) as stream:
+    # Closed also where the loop ends early, so that an interrupt does not wait for the whole data set.
+    with closing(ordered(range(spec.scenes), partial(build_scene, spec=spec, out=out), workers)) as stream:
         for index, built in enumerate(stream):
             splits["train" if index < spec.scenes - val else "val"].append(built)
             done()
@@ -231,23 +230,6 @@ def _build(spec: RoomsSpec, out: Path, workers: int, done: Callable[[], object])
     }
     write_json(out / "rooms.card.json", card)
     return card
-
-
-@contextmanager
-def _scenes(spec: RoomsSpec, out: Path, workers: int) -> Iterator[Iterator[BuiltScene]]:
-    job = partial(build_scene, spec=spec, out=out)
-    if workers <= 1 or spec.scenes < 4:
-        yield map(job, range(spec.scenes))
-        return
-    # Spawned, not forked: FFmpeg's threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield pool.map(job, range(spec.scenes), chunksize=4)
-    except BrokenProcessPool:
-        raise Rft3dError("a worker process died, perhaps for want of memory", "use fewer: --workers 1") from None
-    finally:
-        # What has not begun is given up, so that an interrupt does not wait for the whole data set.
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _write_split(out: Path, split: str, scenes: list[BuiltScene], spec: RoomsSpec) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""VG-LLM's JSON files, read a stretch at a time: the largest has hundreds of megabytes in one list."""
+"""Files of rows, read a stretch at a time: JSON lists (the largest known has hundreds of megabytes), lines, parquet."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import codecs
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from rft3d_cli.errors import DataError
+from rft3d_cli.errors import DataError, SetupError
 
 BATCH = 256
 """Rows of one job."""
@@ -17,7 +18,7 @@ MAX_ROW = 64 << 20
 """No row is larger, in characters; the largest known are of some thousands."""
 STRETCH = 1 << 20
 """Bytes read at a time."""
-HINT = "name one of VG-LLM's files: a JSON list of rows, or one row a line"
+HINT = "a file of rows is a JSON list of them, one row a line, or parquet"
 _SPACE = " \t\n\r"
 
 
@@ -39,8 +40,8 @@ class Span:
     Args:
         first: Number of the first row, from 0.
         count: How many there are.
-        start: Byte at which they start.
-        end: Byte after them.
+        start: Byte at which they start; 0 in a parquet file.
+        end: Byte after them; 0 in a parquet file.
         lines: Whether they are one a line; else they are values of a list, with commas between them.
     """
 
@@ -55,12 +56,16 @@ def read_spans(path: Path) -> Iterator[tuple[Span, list[Any]]]:
     """The rows of a file, ``BATCH`` at a time, unchecked; a line that is not JSON is :class:`Unreadable`.
 
     Args:
-        path: JSON values one a line, where its name ends in ``.jsonl`` or its first character opens an object; else a
-            JSON list.
+        path: A table, where its name ends in ``.parquet``; JSON values one a line, where it ends in ``.jsonl`` or its
+            first character opens an object; else a JSON list.
 
     Raises:
         DataError: Where the file cannot be read, or a list is not JSON.
+        SetupError: Where a parquet file needs a package that is not installed.
     """
+    if path.suffix == ".parquet":
+        yield from _table_spans(path)
+        return
     try:
         with path.open("rb") as stream:
             start, opening = _opening(stream)
@@ -80,6 +85,11 @@ def read_span(path: Path, span: Span) -> list[Any]:
     Raises:
         DataError: Where the file is not what it was then.
     """
+    if path.suffix == ".parquet":
+        rows = list(_rows_of(path).slice(span.first, span.count).to_pylist())
+        if len(rows) != span.count:
+            raise DataError(f"{path} changed while it was read", "run the command again")
+        return rows
     try:
         with path.open("rb") as stream:
             stream.seek(span.start)
@@ -90,6 +100,36 @@ def read_span(path: Path, span: Span) -> list[Any]:
     if len(rows) != span.count:
         raise DataError(f"{path} changed while it was read", "run the command again")
     return list(rows)
+
+
+def _table_spans(path: Path) -> Iterator[tuple[Span, list[Any]]]:
+    table = _rows_of(path)
+    for first in range(0, table.num_rows, BATCH):
+        rows = list(table.slice(first, BATCH).to_pylist())
+        yield Span(first, len(rows), 0, 0, lines=False), rows
+
+
+def _rows_of(path: Path) -> Any:
+    """A parquet file as a table; as columns it takes little memory."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return _table(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # a process reads all its spans of one file
+def _table(path: Path, size: int, time: int) -> Any:
+    try:
+        import pyarrow as arrow  # type: ignore[import-untyped]
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+    except ImportError:
+        raise SetupError(f"{path} needs pyarrow to be read", "pip install pyarrow") from None
+    try:
+        return parquet.read_table(path)
+    except (OSError, arrow.ArrowException) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise DataError(f"{path} is not a parquet file: {first}", HINT) from None
 
 
 def _opening(stream: IO[bytes]) -> tuple[int, str]:
