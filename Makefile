@@ -47,6 +47,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/rewards.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/prepare.py
+	$(BIN)/python bench/fullsize.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
