@@ -278,6 +278,7 @@ def training(stage: str, size: str, work: Path, steps: int) -> dict[str, Any]:
     from rft3d_cli.recipe import load_recipe
     from rft3d_cli.train.grpo import run_grpo
     from rft3d_cli.train.monitor import MetricsLog
+    from rft3d_cli.train.preflight import preflight
     from rft3d_cli.train.sft import run_sft
 
     tree: dict[str, Any] = {
@@ -305,8 +306,11 @@ def training(stage: str, size: str, work: Path, steps: int) -> dict[str, Any]:
         written(self, *args, logs=logs, **kwargs)
 
     MetricsLog.on_log = on_log  # type: ignore[method-assign]
-    (run_sft if stage == "sft" else run_grpo)(load_recipe(str(path)), out)
-    return {"seconds": statistics.median(after - before for before, after in pairwise(ends))}
+    recipe = load_recipe(str(path))
+    estimate = preflight(recipe).budget
+    (run_sft if stage == "sft" else run_grpo)(recipe, out)
+    found = {"seconds": statistics.median(after - before for before, after in pairwise(ends))}
+    return found | ({} if estimate is None else {"GiB_estimated": estimate.peak / 2**30})
 
 
 def measure(size: str, quick: bool, frames: int, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -328,7 +332,10 @@ def measure(size: str, quick: bool, frames: int, stages: tuple[str, ...]) -> dic
     by_stage = {row["stage"]: row for row in rows}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     summary = {
-        f"{stage}_{key}": row[key] for stage, row in by_stage.items() for key in ("seconds", "GiB") if key in row
+        f"{stage}_{key}": row[key]
+        for stage, row in by_stage.items()
+        for key in ("seconds", "GiB", "GiB_estimated")
+        if key in row
     }
     summary |= {key: row[key] for row in rows for key in ("kept_over_ours",) if key in row}
     return {
@@ -364,13 +371,16 @@ def main() -> None:
     if options.json:
         print(json.dumps(found, indent=1))
         return
-    print(f"{found['machine']['gpu'] or found['machine']['cpu']}, {size}", end="\n\n")
+    gpu = found["machine"]["gpu"]
+    print(f"{gpu or found['machine']['cpu']}, {size}, {options.frames} frames", end="\n\n")
     for row in found["rows"]:
         if "failed" in row:
             print(f"{row['stage']:<12}failed: {row['failed']}")
             continue
         seconds = f"{row['seconds']:9.2f} s"
         more = f"  {row['kept_over_ours']:.1f} x the memory with every layer kept" if "kept_over_ours" in row else ""
+        if gpu and "GiB_estimated" in row:
+            more = f"  estimated {row['GiB_estimated']:.1f} GiB"
         print(f"{row['stage']:<12}{seconds}{row['GiB']:9.2f} GiB{more}")
 
 

@@ -24,10 +24,12 @@ import typer.main
 from typer.core import TyperGroup
 
 from rft3d_cli import __version__
-from rft3d_cli.commands import demo, evaluate, grpo, infer, inspect, models, prepare, recipes, rewards, sft
+from rft3d_cli.commands import demo, doctor, evaluate, grpo, infer, inspect, models, prepare, recipes, rewards, sft
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
-ORDER = ("prepare", "inspect", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo")
+LOCKED = "give yourself the right to it, or name another place"
+
+ORDER = ("prepare", "inspect", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo", "doctor")
 
 
 class _Ordered(TyperGroup):
@@ -78,6 +80,7 @@ app.add_typer(models.app, name="models", rich_help_panel="Train")
 app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Use")
 app.command("infer", rich_help_panel="Use", epilog=infer.EPILOG)(infer.infer)
 app.command("demo", rich_help_panel="Start here", epilog=demo.EPILOG)(demo.demo)
+app.command("doctor", rich_help_panel="Help", epilog=doctor.EPILOG)(doctor.doctor)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -98,7 +101,9 @@ def main(args: list[str] | None = None) -> None:
             raise
         first_line = (str(error).splitlines() or [""])[0]
         hint = "this is a bug or a case we did not foresee; repeat it as rft3d --debug ... to see where"
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, PermissionError) and error.filename:
+            _stop(DataError(f"{error.filename} cannot be read or written: {error.strerror}", LOCKED), words)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             hint = "free some space, then repeat the command"
         _stop(Rft3dError(f"{type(error).__name__}: {first_line}", hint), words)
     sys.exit(code if isinstance(code, int) else 0)

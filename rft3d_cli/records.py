@@ -225,6 +225,11 @@ class Record(_Strict):
     camera: Camera | None = None
     meta: Meta = Meta()
 
+    @property
+    def media(self) -> list[str]:
+        """Paths of its frames, or of its clip."""
+        return [self.video.path] if isinstance(self.video, Clip) else list(self.video.frames)
+
     @field_validator("video", mode="before")
     @classmethod
     def _which_video(cls, value: Any) -> Any:
@@ -492,7 +497,7 @@ def missing_media(source: RecordFile) -> DataError | None:
     missing: list[Path] = []
     seen: set[str] = set()
     for record in source.records:
-        names = record.video.frames if isinstance(record.video, FrameList) else [record.video.path]
+        names = record.media
         for name in names:
             if name not in seen:
                 seen.add(name)

@@ -70,6 +70,8 @@ def train(
                     "ok": not report.problems,
                     "checks": dict(report.lines),
                     "problems": [{"message": p.message, "exit_code": p.exit_code} for p in report.in_order()],
+                    "warnings": report.warnings,
+                    "budget": report.budget.document() if report.budget else None,
                     "out": str(folder),
                 }
             )

@@ -12,6 +12,7 @@ from rft3d_cli import console
 
 if TYPE_CHECKING:
     from rft3d_cli.recipe import Recipe
+    from rft3d_cli.train.budget import Budget
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -78,18 +79,28 @@ def show(
     if as_yaml:
         typer.echo(to_yaml(recipe), nl=False)
         return
-    values = recipe.leaves() | recipe.computed
+    computed, budget = _budget(recipe)
+    values = recipe.leaves() | recipe.computed | computed
+    origin = recipe.origin | dict.fromkeys(computed, "computed")
     if as_json:
-        keys = {key: {"value": value, "source": recipe.origin[key]} for key, value in values.items()}
+        keys = {key: {"value": value, "source": origin[key]} for key, value in values.items()}
         for key, (source, value) in recipe.before.items():
             keys[key]["before"] = {"source": source, "value": value}
-        console.print_json({**_described(recipe), "config": recipe.tree(), "keys": keys, "aliases": recipe.aliases})
+        console.print_json(
+            {
+                **_described(recipe),
+                "config": recipe.tree(),
+                "keys": keys,
+                "aliases": recipe.aliases,
+                "budget": budget.document() if budget is not None else None,
+            }
+        )
         return
     console.note(str(recipe.path))
     rows = [(f"# {recipe.name} \N{MIDDLE DOT} {recipe.config.stage}", "source", "")]
     for key, value in values.items():
         before = " ".join(map(value_text, recipe.before[key])) if key in recipe.before else ""
-        rows.append((f"{key}: {value_text(value)}", recipe.origin[key], f"({before})" if before else ""))
+        rows.append((f"{key}: {value_text(value)}", origin[key], f"({before})" if before else ""))
     console.columns(rows)
 
 
@@ -205,6 +216,27 @@ def keys(
         stages = stages_of(key.key)
         only = f", only {' and '.join(stages)}" if len(stages) < 4 else ""
         typer.echo(f"{key.key}\n    {key.text}\n    {key.type}; {default}{only}")
+
+
+def _budget(recipe: Recipe) -> tuple[dict[str, Any], Budget | None]:
+    """Tokens and memory where the model's sizes are known; no weight is loaded."""
+    from rft3d_cli.errors import SetupError
+    from rft3d_cli.train.budget import assumed_row, budget, known_frames
+    from rft3d_cli.train.shape import shape_of
+
+    config = recipe.config
+    if config.stage not in ("sft", "grpo"):
+        return {}, None
+    try:
+        shape = shape_of(config.model)
+    except SetupError:
+        return {}, None
+    found = budget(config, shape, assumed_row(config, shape))
+    row = found.row
+    said: dict[str, Any] = {"video.tokens_per_frame": row.frame_tokens}
+    if known_frames(config) is None:
+        return {**said, "needs": f"{found.needs()} with {row.frames} frames a clip"}, found
+    return {**said, "video.tokens_per_clip": row.clip_tokens, "needs": found.needs()}, found
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:

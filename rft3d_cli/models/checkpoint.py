@@ -24,6 +24,9 @@ AGAIN = "its files may be incomplete or for another program: fetch or copy them 
 FUSED = "rft3d_fused_qwen2_5_vl"
 """Our fused model's ``model_type``."""
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Formats that weights are read in; others are codes, which mean nothing without their scales."""
+
 HEADS = r"(?:^|\.)(?:camera|point|depth|track)_head\."
 """VGGT's heads, which VG-LLM's checkpoints carry along and nothing reads."""
 _BUFFERS = r"rotary_emb\.inv_freq$|_resnet_(?:mean|std)$"
@@ -153,16 +156,21 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config)
 
 
-def tensor_table(folder: Path) -> dict[str, TensorInfo]:
+def tensor_table(folder: Path, file: str | None = None) -> dict[str, TensorInfo]:
     """The tensors of a folder's weight files, from their headers.
 
     Args:
         folder: With one ``model.safetensors``, or shards with an index.
+        file: Of this file alone.
 
     Raises:
         SetupError: Where a file is damaged, or one that the index names is missing.
     """
+    if file is not None:
+        return _header(folder / file)
+    whole = folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
+    files: list[Path] = []
     if index.is_file():
         try:
             named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
@@ -176,9 +184,18 @@ def tensor_table(folder: Path) -> dict[str, TensorInfo]:
                 f"model {folder}: {len(gone):,} of {len(named):,} weight files are missing, first {gone[0]}", AGAIN
             )
         files = [folder / Path(name).name for name in named]
-    else:
-        files = [path for path in (folder / "model.safetensors",) if path.is_file()]
-    return {name: info for path in files for name, info in _header(path).items()}
+    if whole.is_file():
+        # transformers passes an index over beside it.
+        files = [whole]
+    table: dict[str, TensorInfo] = {}
+    for path in files:
+        found = _header(path)
+        if again := sorted(table.keys() & found.keys()):
+            raise SetupError(
+                f"model {folder} cannot be loaded: {again[0]} is in {table[again[0]].file} and in {path.name}", AGAIN
+            )
+        table |= found
+    return table
 
 
 def _header(path: Path) -> dict[str, TensorInfo]:

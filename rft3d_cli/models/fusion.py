@@ -161,7 +161,9 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
 
     def forward(self, input_ids: Tensor | None = None, geometry_images: Any = None, **kwargs: Any) -> Any:
         """As Qwen2.5-VL's; ``geometry_images`` may hold the encoder's own frames, see ``get_image_features``."""
-        if kwargs.get("pixel_values") is not None and input_ids is not None:
+        if kwargs.get("pixel_values") is not None:
+            if input_ids is None:
+                raise ValueError("frames without input_ids: which of them are one clip is read from those")
             kwargs["frames_per_sample"] = self.frames_per_sample(input_ids)
             kwargs["geometry_images"] = geometry_images
         return super().forward(input_ids=input_ids, **kwargs)
@@ -195,12 +197,19 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
             raise ValueError("frames cannot be told apart without image_grid_thw")
         counts = list(frames_per_sample) if frames_per_sample is not None else [len(frames)]
         if geometry_images is None and self._supplied is not None:
-            geometry_images = [self._supplied.popleft() for count in counts if count]
+            wanted = sum(count > 0 for count in counts)
+            if wanted > len(self._supplied):
+                raise ValueError(f"{wanted} rows have frames, and {len(self._supplied)} supplied clips are left")
+            geometry_images = [self._supplied.popleft() for _ in range(wanted)]
         if geometry_images is None:
             images = self.frames_from_patches(pixel_values, image_grid_thw)
             clips = [images[sum(counts[:i]) : sum(counts[: i + 1])] for i in range(len(counts))]
         else:
             clips = [list(clip) for clip in geometry_images]
+        lengths = [len(clip) for clip in clips if clip]
+        if frames_per_sample is not None and lengths != [count for count in counts if count]:
+            # Of one size, they would fit: each row's last frames would get the next row's geometry.
+            raise ValueError(f"rows show {counts} frames, and the geometry encoder is given clips of {lengths}")
         tokens = [token for clip in clips if clip for token in self._geometry_tokens(clip, frames[0].device)]
         outputs.pooler_output = _added(frames, tokens)
         return outputs
@@ -213,10 +222,15 @@ class FusedModel(Qwen2_5_VLModel):  # type: ignore[misc]
 
         Args:
             clips: One ``(S, 3, H, W)`` a row with frames, in the order in which rows will come.
+
+        Raises:
+            ValueError: Where not all clips were used: rows and clips were then not each other's.
         """
         self._supplied = deque(clips)
         try:
             yield
+            if self._supplied:
+                raise ValueError(f"{len(self._supplied)} supplied clips were not used")
         finally:
             self._supplied = None
 

@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache, partial
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft3d_cli.errors import Rft3dError, SetupError, UsageError
 from rft3d_cli.files import sha256
-from rft3d_cli.models.checkpoint import AGAIN, BRANCH, IGNORED, RENAMES, Checkpoint, read_checkpoint, tensor_table
+from rft3d_cli.models.adapters import adapter_config, add_lora, base_name, load_adapters, made_from, other_adapters
+from rft3d_cli.models.checkpoint import (
+    AGAIN,
+    RENAMES,
+    Checkpoint,
+    read_checkpoint,
+)
+from rft3d_cli.models.freeze import freeze, rest_where_frozen
+from rft3d_cli.models.known import KNOWN, fetch_command
+from rft3d_cli.models.misfits import AGGREGATOR, COMPARED, codes, compare, misfits, strange, vggt_misfits, vggt_table
+from rft3d_cli.models.quiet import no_progress, no_report, reading
 from rft3d_cli.resources import assets_dir
 
 if TYPE_CHECKING:
     from rft3d_cli.models.defaults import Defaults
     from rft3d_cli.models.processor import FrameProcessor
-    from rft3d_cli.recipe_schema import Lora, Model
+    from rft3d_cli.recipe_schema import Model
 
-SHIPPED = {
-    "tiny": "the tiny model after SFT and GRPO on synthetic rooms: what infer uses",
-    "tiny-sft": "the tiny model after SFT: where the tiny GRPO recipes start",
-}
+SHIPPED = {name: known.text for name, known in KNOWN.items() if known.home == "shipped"}
 """Models that come with rft3d, under ``assets/models``."""
 
-FRESH = {"tiny-random": "a freshly initialised tiny model: where the tiny SFT recipes start"}
+FRESH = {name: known.text for name, known in KNOWN.items() if known.home == "fresh"}
 """Models made on the spot from a seed."""
 
 VGGT = "facebook/VGGT-1B"
 """Where VGGT's weights come from, where the model has none and the recipe names none."""
 
 _LIST = "rft3d models list names the models that are here"
-_SEED = "seed-"
-"""Adapters of a model made from a seed name the seed as their base model's revision."""
 
 
 def find_model(name: str) -> Path | None:
@@ -74,11 +76,11 @@ def model_problems(spec: Model | str) -> list[Rft3dError]:
     try:
         folder = find_model(spec.name) or _snapshot(spec.name)
         if folder is None:
-            problems.append(_not_fetched(spec.name))
+            problems.append(_not_fetched(spec.name, *_beside(spec)))
         elif (folder / "config.json").is_file():
             problems += _branch_problems(read_checkpoint(folder), spec)
         elif spec.lora is not None:
-            problems += _other_adapters(folder, spec.lora)
+            problems += other_adapters(folder, spec.lora)
     except SetupError as error:
         problems.append(error)
     return problems
@@ -125,27 +127,6 @@ def geometry_folder(name: str | None) -> Path:
     return folder
 
 
-def _other_adapters(folder: Path, lora: Lora) -> list[Rft3dError]:
-    """Adapters that a model brings are trained on as they are: a recipe that asks for others would not get them."""
-    if not (folder / "adapter_config.json").is_file():
-        return []
-    with _reading(str(folder)):
-        config = _adapter_config(folder)
-        brought = {"rank": config["r"], "alpha": config["lora_alpha"], "dropout": config["lora_dropout"]}
-    asked = lora.model_dump(include={*brought})
-    other = [name for name in brought if brought[name] != asked[name]]
-    if not other:
-        return []
-    brings = ", ".join(f"{name} {brought[name]:g}" for name in other)
-    asks = ", ".join(f"{asked[name]:g}" for name in other)
-    return [
-        SetupError(
-            f"model.lora: {folder} brings adapters of {brings}, and the recipe asks for {asks}",
-            "set " + " ".join(f"model.lora.{name}={brought[name]:g}" for name in other) + ", or model.lora=null",
-        )
-    ]
-
-
 def _snapshot(name: str) -> Path | None:
     """The folder into which a hub model was fetched, or None. Loading from it asks the hub nothing.
 
@@ -162,8 +143,23 @@ def _snapshot(name: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def _not_fetched(name: str) -> SetupError:
-    return SetupError(f"weights of {name} are not on this machine", f"fetch them first: hf download {name}")
+def fetched(name: str) -> Path | None:
+    """The folder into which a known model of the hub was fetched, or None."""
+    return _snapshot(name)
+
+
+def _not_fetched(name: str, *more: str) -> SetupError:
+    commands = " && ".join(map(fetch_command, (name, *more)))
+    return SetupError(f"weights of {name} are not on this machine", f"fetch them first: {commands}")
+
+
+def _beside(spec: Model) -> list[str]:
+    """What has to be fetched beside a known model for the branch that it is to get, and does not come with."""
+    known = KNOWN.get(spec.name)
+    if spec.geometry != "vggt" or known is None or known.branch != "none" or "Qwen2.5-VL" not in spec.name:
+        return []
+    weights = spec.geometry_weights or VGGT
+    return [] if Path(weights).is_dir() or _snapshot(weights) else [weights]
 
 
 @cache
@@ -181,7 +177,11 @@ def defaults_of(name: str) -> Defaults:
     """What a model says of how it was trained; see :func:`find_model` for what a name may be."""
     from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults
 
-    return Defaults(note=ROOMS_ONLY) if name in FRESH else read_defaults(find_model(name))
+    if name in FRESH:
+        return Defaults(note=ROOMS_ONLY)
+    known = KNOWN.get(name)
+    found = read_defaults(find_model(name))
+    return replace(found, angles=known.angles) if known is not None and known.angles is not None else found
 
 
 def weight_hashes(name: str) -> dict[str, str]:
@@ -196,7 +196,7 @@ def weight_hashes(name: str) -> dict[str, str]:
         return {}
     spec = _section(name)
     folder = _folder(spec, 0)
-    base = {} if (folder / "config.json").is_file() else weight_hashes(_base_name(folder, name))
+    base = {} if (folder / "config.json").is_file() else weight_hashes(base_name(folder, name))
     return base | {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
@@ -214,16 +214,43 @@ def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FramePr
     Raises:
         SetupError: Where weights are missing, or do not fit.
     """
-    spec = _section(spec)
-    folder = _folder(spec, seed)
-    base, spec = _base(folder, spec, seed)
+    folder, base, spec = located(spec, seed=seed)
     model = _load(base, spec, seed)
     if base != folder:
-        model = _load_adapters(model, folder, spec.name)
+        model = load_adapters(model, folder, spec.name)
     elif spec.lora is not None:
-        model = add_lora(model, spec.lora, base=spec.name, seed=seed)
+        beside, fresh = spec.geometry_weights, spec.name in FRESH
+        model = add_lora(model, spec.lora, base=spec.name, seed=seed, fresh=fresh, beside=beside)
     freeze(model, spec.freeze)
-    return model.eval(), _processor(folder, base, spec)
+    return model.eval(), processor_of(folder, base, spec)
+
+
+def located(spec: Model | str | Path, *, seed: int = 0) -> tuple[Path, Path, Model]:
+    """Where a model's files are, without loading them.
+
+    Returns:
+        The folder that the name stands for; the folder of the whole model, another one where the first holds adapters;
+        and what that is loaded as.
+
+    Raises:
+        SetupError: Where either is not on this machine.
+    """
+    spec = _section(spec)
+    folder = _folder(spec, seed)
+    return folder, *_base(folder, spec, seed)
+
+
+def blueprint(checkpoint: Checkpoint, spec: Model) -> Any:
+    """The model that :func:`load_model` would fill with a folder's weights, without memory for any.
+
+    Raises:
+        SetupError: Where the folder's configuration makes none.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    with reading(spec.name), torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(_config(checkpoint, spec), trust_remote_code=False)
 
 
 def load_speaker(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FrameProcessor]:
@@ -238,39 +265,11 @@ def _speechless(name: str) -> SetupError:
     return SetupError(f"model {name} has no tokenizer files", AGAIN)
 
 
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """One line for whatever transformers, tokenizers, safetensors, torch and PEFT raise over files from anywhere."""
-    try:
-        yield
-    except Rft3dError:
-        raise
-    except Exception as error:
-        # The first sentence says what is wrong; those after it are advice on other programs.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0].rstrip(".")
-        hint = "model.attention=sdpa needs no other package" if isinstance(error, ImportError) else AGAIN
-        raise SetupError(f"model {name} cannot be loaded: {first}", hint) from error
-
-
-@contextmanager
-def no_progress() -> Iterator[None]:
-    """Keep transformers' bars for loading and saving shards away: ours say more, and a model here has one shard."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
 def load_processor(spec: Model | str | Path, *, seed: int = 0) -> FrameProcessor:
     """A model's processor without its weights; see :func:`load_speaker`."""
     spec = _section(spec)
     folder = _folder(spec, seed)
-    processor = _processor(folder, *_base(folder, spec, seed))
+    processor = processor_of(folder, *_base(folder, spec, seed))
     if processor is None:
         raise _speechless(spec.name)
     return processor
@@ -294,7 +293,7 @@ def _folder(spec: Model, seed: int) -> Path:
         return _fresh(spec.name, "none" if spec.geometry == "auto" else spec.geometry, seed)[0]
     folder = find_model(spec.name) or _snapshot(spec.name)
     if folder is None:
-        raise _not_fetched(spec.name)
+        raise _not_fetched(spec.name, *_beside(spec))
     return folder
 
 
@@ -326,6 +325,10 @@ def _config(checkpoint: Checkpoint, spec: Model) -> Any:
             )
     fused = FusedConfig.from_qwen(config, encoder="vggt", **(raw.get("geometry_encoder_config") or {}))
     fused.reference_frame = raw.get("reference_frame", "first")
+    if fused.reference_frame not in ("first", "last"):
+        raise SetupError(
+            f"model {spec.name}: reference_frame is {fused.reference_frame!r}, not 'first' or 'last'", AGAIN
+        )
     hidden = raw.get("geometry_merger_hidden_dim")
     for name in ("geometry_merger.mlp.0.weight", "merger.mlp.0.weight"):
         if checkpoint.has_branch and name in checkpoint.tensors:
@@ -345,7 +348,8 @@ def _load(folder: Path, spec: Model, seed: int) -> Any:
         spec.dtype, torch.bfloat16 if torch.cuda.is_available() else torch.float32
     )
     checkpoint = read_checkpoint(folder)
-    with _reading(spec.name), no_progress(), torch.random.fork_rng():
+    _compare_beforehand(checkpoint, spec)
+    with reading(spec.name), no_progress(), no_report(), torch.random.fork_rng():
         torch.manual_seed(seed)
         config = _config(checkpoint, spec)
         fused = isinstance(config, FusedConfig)
@@ -360,24 +364,19 @@ def _load(folder: Path, spec: Model, seed: int) -> Any:
             output_loading_info=True,
             key_mapping=dict(RENAMES[checkpoint.layout]) if fused and checkpoint.layout in RENAMES else None,
         )
+    for problem in strange(spec.name, model):
+        raise problem
     if fused:
         saved_as_named(model)
     added = fused and not checkpoint.has_branch
     # transformers draws weights that are missing at random, drops those that it does not know, and goes on.
-    missing = {name for name in report["missing_keys"] if not (added and BRANCH.search(name))}
-    unfit = sorted(missing | {name for name, *_ in report["mismatched_keys"]})
-    extra = sorted(
-        name
-        for name in report["unexpected_keys"]
-        if not IGNORED.search(name) and not (spec.geometry == "none" and BRANCH.search(name))
-    )
-    for names, what in ((unfit, "are missing or of another shape"), (extra, "have no place in it")):
-        if names:
-            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise SetupError(f"model {spec.name}: {len(names):,} weights {what}, first {some}", AGAIN)
+    unfit = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    for problem in misfits(spec, unfit, report["unexpected_keys"], added=added):
+        raise problem
     if added:
         load_vggt(model.model.geometry_encoder, geometry_folder(spec.geometry_weights))
     batch_vision_attention(model)
+    rest_where_frozen(model.model.visual)
     # What a checkpoint's generation_config.json brings (penalties, top-k) changes scores and biases rollouts, silently.
     # Decoding is stated by whoever decodes; only the stop and padding tokens are the model's own.
     stop = model.generation_config
@@ -385,6 +384,19 @@ def _load(folder: Path, spec: Model, seed: int) -> Any:
         bos_token_id=stop.bos_token_id, eos_token_id=stop.eos_token_id, pad_token_id=stop.pad_token_id
     )
     return model
+
+
+def _compare_beforehand(checkpoint: Checkpoint, spec: Model) -> None:
+    """Refuse weights that do not fill the configuration's model before any are drawn in their place.
+
+    transformers would draw them first: over a configuration of another size, that takes all of a machine's memory.
+    """
+    if checkpoint.config.get("model_type") not in COMPARED or not checkpoint.tensors:
+        return
+    added = spec.geometry == "vggt" and not checkpoint.has_branch
+    unfit = misfits(spec, *compare(blueprint(checkpoint, spec), checkpoint), added=added)
+    for problem in [*unfit, *codes(spec.name, checkpoint)]:
+        raise problem
 
 
 def load_vggt(encoder: Any, folder: Path) -> None:
@@ -400,20 +412,12 @@ def load_vggt(encoder: Any, folder: Path) -> None:
     import torch
     from safetensors import safe_open
 
-    prefix = "aggregator."
-    table = {name: info for name, info in tensor_table(folder).items() if name.startswith(prefix)}
-    own = {f"{prefix}{name}": tensor for name, tensor in encoder.aggregator.state_dict().items()}
-    wrong = {
-        "are missing": [name for name in own if name not in table],
-        "have no place in the encoder": [name for name in table if name not in own and not IGNORED.search(name)],
-        "have another shape": [n for n in own if n in table and table[n].shape != tuple(own[n].shape)],
-    }
-    for what, names in wrong.items():
-        if names:
-            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise SetupError(f"VGGT's weights in {folder}: {len(names):,} {what}, first {some}", AGAIN)
+    for problem in vggt_misfits(encoder, folder):
+        raise problem
+    table = vggt_table(folder)
+    own = {f"{AGGREGATOR}{name}": tensor for name, tensor in encoder.aggregator.state_dict().items()}
     for file in sorted({table[name].file for name in own}):
-        with _reading(str(folder)), safe_open(folder / file, framework="pt") as weights, torch.no_grad():
+        with reading(str(folder)), safe_open(folder / file, framework="pt") as weights, torch.no_grad():
             for name in own:
                 if table[name].file == file:
                     own[name].copy_(weights.get_tensor(name))
@@ -426,116 +430,32 @@ def _base(folder: Path, spec: Model, seed: int) -> tuple[Path, Model]:
     """
     if not (folder / "adapter_config.json").is_file():
         return folder, spec
-    name = _base_name(folder, spec.name)
-    with _reading(spec.name):
-        config = _adapter_config(folder)
+    name = base_name(folder, spec.name)
+    with reading(spec.name):
+        config = adapter_config(folder)
         fused = "geometry_merger" in (config.get("modules_to_save") or [])
+        made = made_from(config)
         if name in FRESH:
-            drawn, _, geometry = (config.get("revision") or "").removeprefix(_SEED).partition("-")
-            made = _fresh(name, geometry or ("tiny" if fused else "none"), int(drawn) if drawn.isdecimal() else seed)
-            return made[0], spec
+            geometry = made.geometry or ("tiny" if fused else "none")
+            return _fresh(name, geometry, seed if made.seed is None else made.seed)[0], spec
         base = _folder(spec.model_copy(update={"name": name}), seed)
-        if fused and spec.geometry == "auto" and not read_checkpoint(base).has_branch:
+        if fused and spec.geometry in ("auto", "vggt") and not read_checkpoint(base).has_branch:
             # Trained on a plain model with VGGT beside it: the adapters hold the merger, and VGGT is as it was.
-            spec = spec.model_copy(update={"geometry": "vggt"})
+            weights = spec.geometry_weights or made.weights
+            spec = spec.model_copy(update={"geometry": "vggt", "geometry_weights": weights})
         return base, spec
 
 
-def _adapter_config(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return found
-
-
-def _base_name(folder: Path, model: str) -> str:
-    with _reading(model):
-        name = _adapter_config(folder)["base_model_name_or_path"]
-        if not isinstance(name, str) or not name:
-            raise SetupError(f"the adapters in {folder} do not name their base model", "set base_model_name_or_path")
-        return name
-
-
-def _load_adapters(model: Any, folder: Path, name: str) -> Any:
-    from peft import PeftModel
-
-    # PEFT would look for a missing file on the hub.
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise SetupError(f"{folder} holds no adapter_model.safetensors", AGAIN)
-    with _reading(name), _quiet_peft():
-        # Adapters that are not in the file would be drawn at random.
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        return _sealed(PeftModel.from_pretrained(model, folder, is_trainable=True))
-
-
-@contextmanager
-def _quiet_peft() -> Iterator[None]:
-    """Keep away transformers' word on a name of its own that PEFT still reads."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, message=".*gradient_checkpointing.*")
-        yield
-
-
-def _sealed(model: Any) -> Any:
-    """Let adapters be saved without a look at the hub for whether the base model's vocabulary was another."""
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
-    return model
-
-
-def _processor(folder: Path, base: Path, spec: Model) -> FrameProcessor | None:
+def processor_of(folder: Path, base: Path, spec: Model) -> FrameProcessor | None:
+    """The processor of what :func:`located` found, or None where neither folder has tokenizer files."""
     from rft3d_cli.models.fusion import FusedConfig, encoder_class
     from rft3d_cli.models.processor import FrameProcessor
 
     source = next((f for f in (folder, base) if (f / "tokenizer_config.json").is_file()), None)
     if source is None:
         return None
-    with _reading(spec.name):
+    with reading(spec.name):
         processor = FrameProcessor.from_pretrained(source, model=base)
         config = _config(read_checkpoint(base), spec)
-    processor.uncut = isinstance(config, FusedConfig) and encoder_class(config.geometry_encoder_type).uncut
+        processor.uncut = isinstance(config, FusedConfig) and encoder_class(config.geometry_encoder_type).uncut
     return processor
-
-
-def add_lora(model: Any, lora: Lora, *, base: str, seed: int) -> Any:
-    """Low-rank adapters on the language model's linear layers; a geometry merger is trained in full beside them.
-
-    Args:
-        model: The base model.
-        lora: Rank, scale, dropout and layers.
-        base: The base model's name as the user wrote it: the saved adapter finds its base by it.
-        seed: Initial weights of the adapters.
-    """
-    import torch
-    from peft import LoraConfig, get_peft_model
-
-    fused = hasattr(model.model, "geometry_merger")
-    encoder = model.config.geometry_encoder_type if fused else "none"
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=rf"model\.language_model\..*\.({'|'.join(lora.targets)})",
-        modules_to_save=["geometry_merger"] if fused else None,
-        task_type="CAUSAL_LM",
-        revision=f"{_SEED}{seed}-{encoder}" if base in FRESH else None,
-    )
-    with torch.random.fork_rng(), _quiet_peft():
-        torch.manual_seed(seed)
-        adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = base
-    return _sealed(adapted)
-
-
-def freeze(model: Any, parts: Sequence[str]) -> None:
-    """Switch off the gradients of the named parts: ``vision``, ``vision_merger``, ``geometry`` (the encoder).
-
-    Parts that the model does not have are passed over: one list fits plain and fused models.
-    """
-    backbone = (model.get_base_model() if hasattr(model, "peft_config") else model).model
-    # Qwen3-VL merges the features of some inner layers too.
-    mergers = [backbone.visual.merger, *getattr(backbone.visual, "deepstack_merger_list", [])]
-    merger = {id(p) for module in mergers for p in module.parameters()}
-    for parameter in backbone.visual.parameters():
-        part = "vision_merger" if id(parameter) in merger else "vision"
-        if part in parts:
-            parameter.requires_grad_(False)
-    if "geometry" in parts and hasattr(backbone, "geometry_encoder"):
-        backbone.geometry_encoder.requires_grad_(False)

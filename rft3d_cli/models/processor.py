@@ -29,6 +29,9 @@ PATCHES_WIDE = 37
 KEY = "rft3d_frame"
 """``Image.info`` key that names a frame; equal keys mean equal pixels, so a frame's patches are computed once."""
 
+_TALLEST = 4
+"""Times its width that a frame's height may be for it to be resized as a whole."""
+
 _CACHED_BYTES = 2**29
 """Memory for patches: 2,000 frames of the tiny model and more, or a hundred of a real one."""
 
@@ -54,7 +57,8 @@ def frame_size(
     >>> frame_size(160, 120, 64, 8, 2)
     ((64, 48), (64, 48))
     """
-    resized = (frame_width, max(patch * merge, round(height * frame_width / width / patch) * patch))
+    # The factor first, as VGGT's own code has it: in any other order some heights round to another row of patches.
+    resized = (frame_width, max(patch * merge, round(height * (frame_width / width) / patch) * patch))
     factor = patch * merge
     return resized, (resized[0] // factor * factor, min(resized[1], resized[0]) // factor * factor)
 
@@ -73,7 +77,13 @@ def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int, *, 
     fits = (resized,) if uncut else (resized, cut)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    out = image if image.size in fits else image.resize(resized, Image.Resampling.BICUBIC)
+    if resized[1] > _TALLEST * frame_width:
+        # A strip would be resized to gigabytes, for the square in its middle.
+        top, factor = (resized[1] - frame_width) // 2, image.height / resized[1]
+        box = (0, top * factor, image.width, (top + frame_width) * factor)
+        out = image.resize((frame_width, frame_width), Image.Resampling.BICUBIC, box=box)
+    else:
+        out = image if image.size in fits else image.resize(resized, Image.Resampling.BICUBIC)
     top = max(0, (out.height - frame_width) // 2)
     if top:
         out = out.crop((0, top, out.width, top + frame_width))

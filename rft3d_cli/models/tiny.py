@@ -208,7 +208,7 @@ def create(directory: Path, *, seed: int = 0, geometry: str = "none") -> None:
     import torch
     from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration
 
-    from rft3d_cli.models.loader import no_progress
+    from rft3d_cli.models.quiet import no_progress
 
     processor = build_processor(uncut=geometry == "vggt")
     config = build_config(processor.tokenizer)

@@ -188,10 +188,9 @@ class DinoV2(nn.Module):
         grids = [self.patch_embed(((frame.float() - mean) / std).to(dtype)) for frame in torch.split(frames, 1)]
         rows, columns = grids[0].shape[-2:]
         lead = torch.cat([self.cls_token + self.pos_embed[:, :1], self.register_tokens], dim=1)
-        positions = self.positions(rows, columns)
-        return torch.cat(
-            [torch.cat([lead, g.flatten(2).transpose(1, 2) + positions.to(g.dtype)], dim=1) for g in grids]
-        )
+        # Under autocast the convolution gives bfloat16; the sum is taken in the weights' type, as in the public code.
+        positions = self.positions(rows, columns).to(lead.dtype)
+        return torch.cat([torch.cat([lead, g.flatten(2).transpose(1, 2) + positions], dim=1) for g in grids])
 
     def positions(self, rows: int, columns: int) -> Tensor:
         """Learned positions ``(1, rows · columns, embed_dim)``, resized where the grid is not the learned one."""

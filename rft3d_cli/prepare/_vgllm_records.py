@@ -43,7 +43,7 @@ from rft3d_cli.prepare.conversations import (
     turns,
 )
 from rft3d_cli.prepare.pictures import image_size
-from rft3d_cli.prepare.pipeline import Store
+from rft3d_cli.prepare.pipeline import Store, is_there
 from rft3d_cli.prepare.scanrefer import projected_area
 from rft3d_cli.prompts import FORBIDDEN, IMAGE
 from rft3d_cli.records import Record, describe
@@ -161,7 +161,7 @@ def row_record(parsed: Parsed, number: int, context: Context, warnings: set[str]
         RowError: Where it becomes none.
     """
     for name in parsed.media:
-        if not (context.store.folder / name).exists():
+        if not is_there(context.store.folder / name):
             raise RowError(MISSING, name, bad=False)
     data = {"detection": _detection, "grounding": _grounding}.get(parsed.kind, _text)(parsed, context, warnings)
     video, prompt = (

@@ -18,6 +18,8 @@ from rft3d_cli.prepare.embodiedscan import Frame, Scan
 
 NOT_FIRST, OUT_OF_VIEW, TOO_SMALL = "boxes_not_in_first_frame", "boxes_out_of_view", "boxes_too_small"
 """What the report counts."""
+LOOSEN = ", or ask less of a target (--in-view, --min-area)"
+"""What to try where a rule leaves nothing."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rft3d_cli.errors import UsageError
 from rft3d_cli.prepare._posed_checks import rigid_fault
-from rft3d_cli.prepare._view_filter import ViewFilter, ViewRule
+from rft3d_cli.prepare._view_filter import LOOSEN, ViewFilter, ViewRule
 from rft3d_cli.prepare.embodiedscan import Frame, Infos, Scan, read_datasets
 from rft3d_cli.prepare.pictures import Pictures, listed_pictures
 from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, Store, run
@@ -147,8 +147,8 @@ def prepare_embodiedscan(
         options=options,
         sources=[path for path in (source.annotations, source.split.file) if path is not None],
         policy=policy,
-        nothing=f"clips of {frames} pictures {stride} list entries apart were asked for: lower --frames or --stride, "
-        "or see whether --data is the folder that img_path starts at",
+        nothing=f"clips of {frames} pictures {stride} list entries apart were asked for: lower --frames or --stride"
+        f"{'' if view is None else LOOSEN}, or see whether --data is the folder that img_path starts at",
         done=begin(len(jobs)),
     )
 

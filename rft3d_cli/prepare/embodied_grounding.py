@@ -22,7 +22,7 @@ from rft3d_cli.geometry.boxes import transform_boxes
 from rft3d_cli.geometry.camera import invert_rigid
 from rft3d_cli.geometry.visibility import area_in_view
 from rft3d_cli.prepare._posed_checks import writable
-from rft3d_cli.prepare._view_filter import ViewFilter, ViewRule
+from rft3d_cli.prepare._view_filter import LOOSEN, ViewFilter, ViewRule
 from rft3d_cli.prepare.embodied_detection import DATASETS, ScanJob, Source, finish, scan_jobs, usable_scan
 from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_datasets
 from rft3d_cli.prepare.pictures import Pictures, listed_pictures
@@ -175,7 +175,7 @@ def prepare_utterances(
         options={**options, "media_root": str(media_root)},
         sources=[path for path in (descriptions, source.annotations, source.split.file) if path is not None],
         policy=policy,
-        nothing="see whether --data is the folder that img_path starts at",
+        nothing=f"see whether --data is the folder that img_path starts at{'' if view is None else LOOSEN}",
         done=begin(len(jobs)),
     )
 

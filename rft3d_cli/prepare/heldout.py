@@ -29,6 +29,11 @@ DATASET = "rooms"
 CHECKED = "train"
 """The split whose records are looked at."""
 
+FORMS = "one scene a line, VSI-Bench's test.jsonl, or a record file"
+"""What a list of one's own looks like."""
+TABLES = (".csv", ".tsv")
+"""What it is not."""
+
 _FOLDER = Path(__file__).with_name("evaluated")
 _SCANNET = re.compile(r"scene(\d{4})(?:_\d{2})?(?![0-9])")
 _WORD = re.compile(r"[0-9a-z]+")
@@ -63,15 +68,22 @@ class HeldOut:
             return None
         return _source(scene, self.files, self.published)
 
-    def of(self, meta: Meta, split: str | None = None) -> str | None:
+    def of(self, meta: Meta, split: str | None = None, media: Iterable[str] = ()) -> str | None:
         """Who evaluates on the scene of a record, likewise.
 
         Args:
             meta: The record's.
             split: What the record is used for; by default what it says.
+            media: Paths of its video, of which any part may name the scene where ``meta`` does not.
+
+        >>> HeldOut().of(Meta(split="train"), media=["arkitscenes/41069021/0.png"])
+        'ARKitScenes val'
         """
         known = replace(self, published=False) if meta.dataset == DATASET else self
-        return known.source(meta.scene, split or meta.split)
+        used = split or meta.split
+        if meta.scene or self.allow or used != CHECKED:
+            return known.source(meta.scene, used)
+        return next((whose for path in media if (whose := known.source(path, used)) is not None), None)
 
     def check(self) -> None:
         """Read the lists.
@@ -85,7 +97,7 @@ class HeldOut:
 @lru_cache(maxsize=4096)
 def _source(scene: str, files: tuple[Path, ...], published: bool) -> str | None:
     for file, names, endings in _own(files):
-        if _room(scene) in names or (own := _plain(scene)) in endings or any(end in names for end in _endings(own)):
+        if _room(scene) in names or (own := _plain(scene)) in endings or any(part in names for part in _parts(own)):
             return file.name
     if published:
         known = _published()
@@ -135,6 +147,13 @@ def _endings(name: str) -> Iterator[str]:
         name = name.partition("/")[2]
 
 
+def _parts(name: str) -> Iterator[str]:
+    """Of ``a/b/c`` all that stands together: ``a/b/c``, ``b/c``, ``c``, ``a/b``, ``b`` and ``a``."""
+    while name:
+        yield from _endings(name)
+        name = name.rpartition("/")[0]
+
+
 def read_scenes(path: Path) -> list[str]:
     """The scenes that a file names.
 
@@ -147,11 +166,14 @@ def read_scenes(path: Path) -> list[str]:
     """
     found = list(dict.fromkeys(str(scene) for scene in _scenes(path) if scene))
     if not found:
-        raise DataError(f"{path} names no scenes", "one scene a line, VSI-Bench's test.jsonl, or a record file")
+        raise DataError(f"{path} names no scenes", FORMS)
     return found
 
 
 def _scenes(path: Path) -> Iterable[Any]:
+    if path.suffix.lower() in TABLES:
+        # Its lines would be names of nothing.
+        raise DataError(f"{path} is a table", f"write the scenes to leave out to a text file: {FORMS}")
     if path.suffix == ".parquet":
         from rft3d_cli.prepare.vsibench import read_questions
 

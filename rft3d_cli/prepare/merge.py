@@ -10,6 +10,7 @@ from typing import Any
 from rft3d_cli.errors import DataError, ProblemList, UsageError
 from rft3d_cli.files import atomic_writer, sha256
 from rft3d_cli.prepare.card import save_card
+from rft3d_cli.prepare.unfinished import differing_option
 
 LAST = ("records", "classes", "types", "labels", "warnings", "scans")
 """How counts end, in this order."""
@@ -52,7 +53,8 @@ def merge(parts: Sequence[Path], out: Path) -> dict[str, Any]:
                 {k: v for k, v in x[key].items() if k != "shard"} if key == "options" else x[key] for x in (first, card)
             )
             if one != other:
-                raise UsageError(f"{path} and {first_path} are of different runs: their {key} differ")
+                what = f"option {differing_option(one, other)} differs" if key == "options" else f"{key} differ"
+                raise UsageError(f"{path} and {first_path} are of different runs: their {what}")
     count = int(first["options"]["shard"].partition("/")[2])
     if missing := [f"{i}/{count}" for i in range(1, count + 1) if i not in cards]:
         raise UsageError(f"shards are missing: {', '.join(missing)}")

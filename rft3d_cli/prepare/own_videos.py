@@ -18,7 +18,7 @@ from typing import Any
 from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import DataError
 from rft3d_cli.prepare._own_questions import OwnQuestion, Sheet, parse_question, read_sheet
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, lies_in, relative_name, run, share
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, is_there, lies_in, relative_name, run, share
 from rft3d_cli.prepare.splits import Split
 from rft3d_cli.prepare.vsibench import ClipSpec
 from rft3d_cli.prompts import VSI_HEAD, thinking_prompt, vsibench_prompt
@@ -66,7 +66,7 @@ def prepare_videos(
     rows = _rows(sheet, split if only else None, policy.limit)
     asked = [row for row in rows if isinstance(row, OwnQuestion)]
     wanted = list(dict.fromkeys(question.video for question in asked))
-    there = {name for name in wanted if media_path(videos, name).is_file()}
+    there = {name for name in wanted if is_there(path := media_path(videos, name)) and path.is_file()}
     missing = [name for name in wanted if name not in there]
     if missing and not allow_missing:
         raise _missing(missing, wanted, videos)

@@ -23,7 +23,7 @@ from rft3d_cli.files import write_bytes
 from rft3d_cli.geometry.boxes import Floats
 from rft3d_cli.prepare._posed_checks import rigid_fault
 from rft3d_cli.prepare.embodiedscan import Frame, Scan
-from rft3d_cli.prepare.pipeline import Part, Quarantine, Store
+from rft3d_cli.prepare.pipeline import Part, Quarantine, Store, is_there
 from rft3d_cli.prepare.scanfiles import scan_file
 from rft3d_cli.prepare.sens import SensFile
 from rft3d_cli.records import media_path
@@ -166,7 +166,7 @@ def _listed_size(store: Store, scan: Scan, frame: Frame) -> tuple[int, int]:
             raise DataError(f"{frame.file!r} is not the name of a file")
     except DataError as error:
         raise Quarantine("wrong img_path", error.message) from None
-    if not file.is_file():
+    if not (is_there(file) and file.is_file()):
         raise Quarantine("missing frame", f"{file} does not exist")
     try:
         size, turned = image_header(file)

@@ -162,6 +162,15 @@ def lies_in(path: Path, folder: Path) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))  # noqa: PTH100 - resolve() follows links
 
 
+def is_there(path: Path) -> bool:
+    """Whether one finds such a file or folder: not where a folder may not be looked into or no name is so long.
+
+    >>> is_there(Path()), is_there(Path("a" * 999))
+    (True, False)
+    """
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists() raises an error there
+
+
 def cpu_count() -> int:
     """Processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -176,7 +185,7 @@ def guarded(
     held_out: HeldOut = HeldOut(allow=True),  # noqa: B008 - frozen
     split: str | None = None,
 ) -> Part:
-    """Do one part's work; a :class:`DataError` becomes a bad part instead of an exception.
+    """Do one part's work; a :class:`DataError`, or a file that may not be read, becomes a bad part.
 
     Records leave the process as text: the parent then has little to do but write them.
 
@@ -197,6 +206,8 @@ def guarded(
         return part
     except DataError as error:
         return bad_part(name(job), error)
+    except PermissionError as error:
+        return bad_part(name(job), DataError(f"{error.filename} cannot be read: {error.strerror}"))
 
 
 def bad_part(name: str, error: DataError) -> Part:
@@ -209,7 +220,7 @@ def bad_part(name: str, error: DataError) -> Part:
 
 def without_held_out(part: Part, held_out: HeldOut) -> Part:
     """Leave out the records of scenes that are held out, and take them from the part's numbers."""
-    whose = [held_out.of(record.meta) for record in part.records]
+    whose = [held_out.of(record.meta, media=record.media) for record in part.records]
     if not any(whose):
         return part
     if part.total == 1 and all(whose):

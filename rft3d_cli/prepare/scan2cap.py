@@ -163,7 +163,7 @@ def prepare_captions(
         options=options,
         sources=[path for path in (descriptions, annotations, boxes_file, split.file) if path is not None],
         policy=policy,
-        nothing=NOTHING,
+        nothing=NOTHING if proposals is None else f"{NOTHING}; --proposals must have them too",
         done=begin(len(jobs)),
     )
 

@@ -23,7 +23,7 @@ from rft3d_cli.answers import detection_answer
 from rft3d_cli.errors import UsageError
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
 from rft3d_cli.geometry.camera import invert_rigid, scale_intrinsic
-from rft3d_cli.prepare._view_filter import ViewFilter, ViewRule
+from rft3d_cli.prepare._view_filter import LOOSEN, ViewFilter, ViewRule
 from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_infos
 from rft3d_cli.prepare.pictures import Pictures, Places, picture_size, pictures
 from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, run
@@ -209,7 +209,8 @@ def prepare_detection(
         options=options,
         sources=sources,
         policy=policy,
-        nothing=f"clips of {frames} frames {spec.stride} raw frames apart were asked for: lower --frames or --stride",
+        nothing=f"clips of {frames} frames {spec.stride} raw frames apart were asked for: lower --frames or --stride"
+        + ("" if view is None else LOOSEN),
         done=begin(len(jobs)),
     )
 

@@ -156,10 +156,22 @@ def _finished(folder: Path, identity: Mapping[str, Any]) -> list[Finished]:
     if differing := [key for key in identity if known.get(key) != identity[key]]:
         key = differing[0]
         if key == "options":
-            options, others = identity[key], known.get(key, {})
-            key = next(f"option {name}" for name in options if others.get(name, ...) != options[name])
+            key = f"option {differing_option(identity[key], known.get(key, {}))}"
         raise UsageError(f"{folder} is of another run: its {key} differs", "leave --resume away to start anew")
     return found
+
+
+def differing_option(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first option in which two runs differ; some are only there where they are used.
+
+    Args:
+        one: The options of a run, as in its card.
+        other: Those of another one, not the same.
+
+    >>> differing_option({"seed": 0}, {"seed": 0, "limit": 3})
+    'limit'
+    """
+    return next(name for name in {**one, **other} if name not in one or name not in other or one[name] != other[name])
 
 
 def _part(row: Mapping[str, Any]) -> Part:

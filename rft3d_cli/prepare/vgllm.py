@@ -34,7 +34,7 @@ from rft3d_cli.prepare._vgllm_records import (
 )
 from rft3d_cli.prepare._vgllm_rows import box_of, cameras_of
 from rft3d_cli.prepare.conversations import RowError, checked_row
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, Store, lies_in, relative_name, run
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, Store, is_there, lies_in, relative_name, run
 from rft3d_cli.prepare.rowfile import Span, read_span, read_spans
 from rft3d_cli.prepare.splits import Split
 
@@ -210,7 +210,7 @@ def _survey(file: Path, media: Path, limit: int | None) -> _Survey:
                 continue  # the second reading says why
             for name in parsed.media if limit is None or number < limit else ():
                 if name not in seen.media:
-                    seen.media[name] = (media / name).exists()
+                    seen.media[name] = is_there(media / name)
     return seen
 
 

@@ -353,17 +353,18 @@ def locate(clips: Mapping[str, None], videos: Path, media: Path, *, write: bool)
         Paths by name; clips found nowhere are absent.
     """
     from rft3d_cli.prepare.archives import open_archive
+    from rft3d_cli.prepare.pipeline import is_there
 
     found = {}
     packed: dict[str, list[str]] = {}
     for clip in clips:
         path = media_path(videos, clip)
         unpacked = media / VIDEOS / clip
-        if path.is_file():
+        if is_there(path) and path.is_file():
             found[clip] = path
         elif (videos / f"{clip.partition('/')[0]}.zip").is_file():
             packed.setdefault(clip.partition("/")[0], []).append(clip)
-        elif unpacked.is_file():
+        elif is_there(unpacked) and unpacked.is_file():
             found[clip] = unpacked
     for dataset, members in packed.items():
         with open_archive(videos / f"{dataset}.zip") as archive:

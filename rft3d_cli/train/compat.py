@@ -23,7 +23,7 @@ from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from rft3d_cli.models.fusion import FusedModel
-from rft3d_cli.models.loader import no_progress
+from rft3d_cli.models.quiet import no_progress
 from rft3d_cli.rewards.registry import RewardSet, completion_text
 from rft3d_cli.train.advantages import group_advantages, token_weights
 from rft3d_cli.train.data import Examples

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rft3d_cli.answers.target import exact_answer, in_style, target_answer
-from rft3d_cli.console import note
+from rft3d_cli.console import note, warn
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 from rft3d_cli.models.loader import load_processor, model_problems
+from rft3d_cli.prepare.heldout import CHECKED, HeldOut, synthetic
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config
-from rft3d_cli.records import Meta, RecordFile, missing_media, read_records
+from rft3d_cli.records import Clip, Meta, Record, RecordFile, missing_media, read_records
 from rft3d_cli.rewards.registry import RewardSet
+from rft3d_cli.samplers import DEFAULT_FRAMES
+from rft3d_cli.train.budget import Budget, Row, assumed_row, budget, gib, less
+from rft3d_cli.train.devices import gpus
 from rft3d_cli.train.heldout import OWN
 from rft3d_cli.train.setup import world_size
+from rft3d_cli.train.shape import shape_of
 
 if TYPE_CHECKING:
     from rft3d_cli.models.processor import FrameProcessor
@@ -40,10 +46,14 @@ class Report:
     Args:
         lines: Name and finding of each check that passed.
         problems: What is wrong.
+        warnings: What may go wrong; it keeps nobody from trying.
+        budget: Tokens and memory, where the model's sizes and the data's are known.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Rft3dError] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    budget: Budget | None = None
 
     def add(self, name: str, text: str) -> None:
         """Record a check that passed."""
@@ -61,9 +71,11 @@ class Report:
             raise ProblemList(self.in_order())
 
     def show(self) -> None:
-        """Print the checks that passed to stderr."""
+        """Print the checks that passed, and the warnings, to stderr."""
         for name, text in self.lines:
             note(f"  {name:<11}{text}")
+        for text in self.warnings:
+            warn(text)
 
 
 def preflight(recipe: Recipe) -> Report:
@@ -73,12 +85,16 @@ def preflight(recipe: Recipe) -> Report:
     report.add("recipe", f"{recipe.path.name} (sha256 {recipe.sha256[:12]})")
     report.problems += model_problems(config.model)
     report.problems += _packages(config)
+    report.problems += _blind(config)
     train = _read(config.data.train, config, report, "train", required=True)
     held_out = _read(config.data.eval, config, report, "eval", required=False)
     if not config.data.shared_scenes:
         _leaks(train, held_out, report)
+        _evaluated(train, report)
     if not any(isinstance(problem, SetupError) for problem in report.problems):
         _lengths(config, train, held_out, report)
+    if report.budget is None:
+        _memory(config, None, report)
     if config.stage == "grpo":
         _rewards(config, train, report)
         _rollouts(config, train, report)
@@ -99,6 +115,25 @@ def _packages(config: Config) -> list[Rft3dError]:
         SetupError(f"{key} needs the package {name}", f"pip install {name.replace('_', '-')}")
         for key, name in wanted.items()
         if find_spec(name) is None
+    ]
+
+
+def _blind(config: Config) -> list[Rft3dError]:
+    """A branch that comes with the model's files; one that the recipe names is refused with the recipe."""
+    if config.stage != "grpo" or config.rollout.engine != "vllm" or config.model.geometry != "auto":
+        return []
+    try:
+        branch = shape_of(config.model).branch
+    except Rft3dError:  # said where the model is looked at
+        return []
+    if branch is None:
+        return []
+    return [
+        UsageError(
+            f"`rollout.engine: vllm` takes no input of the {branch.encoder} branch that {config.model.name} brings and "
+            "would answer without it",
+            "use rollout.engine=transformers, or model.geometry=none",
+        )
     ]
 
 
@@ -138,6 +173,37 @@ def _leaks(train: Sequence[RecordFile], held_out: Sequence[RecordFile], report: 
                 "split by rooms; data.shared_scenes=true trains on them all the same",
             )
         )
+
+
+def _evaluated(train: Sequence[RecordFile], report: Report) -> None:
+    """Benchmark scores of scenes that were trained on are no scores either."""
+    found: dict[str, list[str]] = {}
+    for source in train:
+        if synthetic([source.path, source.media_root, *_inputs(source.path)]):
+            continue
+        for record in source.records:
+            # Whatever the split is called: it is trained on.
+            whose = HeldOut().of(record.meta, CHECKED, media=record.media)
+            if whose is not None:
+                found.setdefault(whose, []).append(record.meta.scene or record.media[0])
+    for whose, names in found.items():
+        scenes = list(dict.fromkeys(names))
+        some = ", ".join(scenes[:SHOWN]) + (", …" if len(scenes) > SHOWN else "")
+        report.problems.append(
+            DataError(
+                f"{len(names):,} records of data.train show scenes that are evaluated on ({whose}): {some}",
+                "rft3d prepare leaves them out; data.shared_scenes=true trains on them all the same",
+            )
+        )
+
+
+def _inputs(path: Path) -> list[str]:
+    """What records were made from, as their card says where there is one."""
+    try:
+        options = json.loads(path.with_suffix(".card.json").read_text(encoding="utf-8"))["options"]
+        return [value for value in options.values() if isinstance(value, str)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
 
 
 def room(meta: Meta) -> tuple[str, str] | None:
@@ -248,39 +314,80 @@ def _lengths(config: Config, train: Sequence[RecordFile], held_out: Sequence[Rec
         report.problems.append(error)
         return
     most = config.rollout.max_tokens
-    sampled = [(prompt + most, name) for prompt, _, name in taught]
-    whole = sampled if config.stage == "grpo" else [(prompt + answer, name) for prompt, answer, name in taught]
-    # Held-out records are answered, and an answer may be as long as it may be.
-    answered = [(prompt + most, name) for prompt, _, name in asked]
+    # A completion may be as long as it may be; held-out records are answered.
+    whole = [(prompt + (most if config.stage == "grpo" else answer), record) for prompt, answer, record in taught]
+    answered = [(prompt + most, record) for prompt, _, record in asked]
     for name, found, limit in (
         ("longest", whole, config.train.max_length or processor.max_length),
         ("held out", answered, processor.max_length),
     ):
         if not found:
             continue
-        tokens, who = max(found, key=lambda pair: pair[0])
+        tokens, record = max(found, key=lambda pair: pair[0])
         if limit is not None and tokens > limit:
-            problem = f"record {who} takes {tokens:,} tokens, more than {limit:,}"
+            problem = f"record {record.id} takes {tokens:,} tokens, more than {limit:,}"
             hint = "fewer frames (video.frames), shorter answers (rollout.max_tokens), or a larger train.max_length"
             report.problems.append(DataError(problem, hint))
         else:
-            report.add(name, f"{who}: {tokens:,} tokens" + (f" of {limit:,}" if limit else ""))
+            report.add(name, f"{record.id}: {tokens:,} tokens" + (f" of {limit:,}" if limit else ""))
     clipped = sum(answer > most for _, answer, _ in taught)
     if clipped and config.stage == "grpo":
         report.add("clipped", f"{clipped:,} of {len(taught):,} targets are longer than rollout.max_tokens")
+    if taught:
+        prompt, answer, record = max(taught, key=lambda size: size[0] + (0 if config.stage == "grpo" else size[1]))
+        _memory(config, _row(record, prompt, most if config.stage == "grpo" else answer, config, processor), report)
 
 
 def _sizes(
     source: RecordFile, config: Config, processor: FrameProcessor, limit: int | None
-) -> Iterator[tuple[int, int, str]]:
-    """Tokens of each record's prompt and answer, and its id."""
+) -> Iterator[tuple[int, int, Record]]:
+    """Tokens of each record's prompt and answer, and the record."""
     from rft3d_cli.models.inputs import FrameStore
 
     video = config.video
     store = FrameStore(source.media_root, processor, frames=video.frames, sampler=video.sampler, tags=video.tags)
     for record in source.records[:limit]:
         answer = len(processor.tokenizer(target_answer(record))["input_ids"]) + 1
-        yield store.prompt_length(record), answer, record.id
+        yield store.prompt_length(record), answer, record
+
+
+def _row(record: Record, prompt: int, answer: int, config: Config, processor: FrameProcessor) -> Row:
+    """A record's tokens; what its prompt has beyond its words are its frames'."""
+    from rft3d_cli.models.inputs import chat
+
+    video = record.video
+    count = (config.video.frames or video.frames or DEFAULT_FRAMES) if isinstance(video, Clip) else len(video.frames)
+    text = processor.apply_chat_template(
+        chat(record.prompt, count, tags=config.video.tags), tokenize=False, add_generation_prompt=True
+    )
+    words = len(processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+    return Row(count, (prompt - words) // count + 1, prompt, answer)
+
+
+def _memory(config: Config, row: Row | None, report: Report) -> None:
+    """Tokens a clip and the memory that they will take; a GPU that seems too small is a warning, not a refusal.
+
+    Args:
+        config: The recipe.
+        row: The longest sequence; None where the data or the model's processor are not here.
+        report: Where it is said.
+    """
+    try:
+        shape = shape_of(config.model)
+    except Rft3dError:  # a model that is built in another way can be trained all the same
+        return
+    assumed = "" if row is not None else ", where frames are 4:3"
+    row = row or assumed_row(config, shape)
+    tokens = f"{row.frames} frames \N{MULTIPLICATION SIGN} {row.frame_tokens} = {row.clip_tokens:,} a clip"
+    report.add("tokens", f"{tokens}{assumed}")
+    report.budget = budget(config, shape, row, processes=world_size())
+    report.add("memory", f"{report.budget.needs()}: {report.budget.shares()}")
+    here = min((gpu.memory for gpu in gpus()), default=None)
+    if here is not None and report.budget.peak > here:
+        report.warnings.append(
+            f"this run is estimated to take {gib(report.budget.peak)} of GPU memory, and there are {gib(here)}; "
+            f"less: {less(config, report.budget)}"
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 from rft3d_cli.console import duration, jsonable, note
 from rft3d_cli.errors import Rft3dError
 from rft3d_cli.models.defaults import Defaults, trained_defaults
-from rft3d_cli.models.loader import defaults_of, no_progress
+from rft3d_cli.models.loader import defaults_of
 from rft3d_cli.models.predict import Decoding
 from rft3d_cli.models.processor import FrameProcessor
+from rft3d_cli.models.quiet import no_progress
 from rft3d_cli.prompts import prompt_hash
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config

@@ -269,6 +269,17 @@ def test_a_folder_that_cannot_be_written_is_said(rft3d, workplace, monkeypatch):
         assert shown.errors == [f"{where} cannot be written: Permission denied"]
 
 
+def test_a_file_that_may_not_be_read_is_said(rft3d, workplace, monkeypatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", "locked/infos.json")
+
+    monkeypatch.setattr("rft3d_cli.prepare.scannet.read_infos", refuse)
+    shown = rft3d(*SCANNET.split(" "))
+    assert shown.code == 3
+    assert shown.errors == ["locked/infos.json cannot be read or written: Permission denied"]
+    assert "give yourself the right" in shown.hint
+
+
 def test_a_full_disk_leaves_no_half_result(rft3d, workplace, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")

@@ -94,6 +94,24 @@ def test_another_run_is_not_resumed(rooms: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "train.unfinished" / "parts.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        pytest.param("--in-view 0.3", "", id="left away"),
+        pytest.param("", "--in-view 0.3", id="added"),
+        pytest.param("--in-view 0.3", "--in-view 0.4", id="changed"),
+    ],
+)
+def test_an_option_that_stands_only_where_it_is_used_tells_runs_apart(
+    first: str, again: str, rooms: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "train.jsonl"
+    killed(line(rooms, out, first), 1, signal.SIGKILL)
+    error = refused(line(rooms, out, f"--resume {again}"))
+    assert isinstance(error, UsageError)
+    assert "its option in_view differs" in error.message
+
+
 def test_a_refused_run_leaves_nothing_behind(rooms: Path, tmp_path: Path) -> None:
     refused(f"scannet --scans {rooms}/scans --split {rooms}/nobody.txt -o {tmp_path}/train.jsonl --workers 1")
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +135,7 @@ def test_shards_of_different_runs_are_not_joined(rooms: Path, tmp_path: Path) ->
     good(line(rooms, three, "--shard 3/3 --frames 2"))
     out = tmp_path / "all.jsonl"
     assert "shards are missing: 3/3" in refused(f"merge {one} {two} -o {out}").message
-    assert "different runs: their options differ" in refused(f"merge {one} {two} {three} -o {out}").message
+    assert "different runs: their option frames differs" in refused(f"merge {one} {two} {three} -o {out}").message
     assert f"and so is {one}" in refused(f"merge {one} {one} -o {out}").message
     two.write_text(two.read_text() + "\n")
     error = refused(f"merge {one} {two} -o {out}")

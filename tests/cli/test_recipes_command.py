@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rft3d_cli import console
 from rft3d_cli.commands.recipes import _complete, app
-from rft3d_cli.errors import ProblemList, UsageError
+from rft3d_cli.errors import ProblemList, SetupError, UsageError
 from rft3d_cli.recipe import load_recipe, shipped_recipes
 
 MINE = "# Mine.\nstage: sft\nmodel: {name: m}\ndata: {train: a.jsonl}\n"
@@ -60,6 +60,54 @@ def test_show_prints_key_value_and_source(rft3d):
     assert "rollout.engine: transformers default" in lines
     assert "rewards.det_iou: 1.0 recipe" in lines
     assert "rollout.completions: 64 computed" in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "tokens", "needs"),
+    [
+        pytest.param(["det"], "video.tokens_per_clip: 1008", "needs: about 87.6 GiB on 1 GPU (estimate)", id="full"),
+        pytest.param(
+            ["det", "model.lora.rank=64"], "video.tokens_per_clip: 1008", "needs: about 40.7 GiB", id="adapters"
+        ),
+        pytest.param(["grounding"], "video.tokens_per_clip: 8064", "needs: about 210.4 GiB", id="32 frames"),
+        pytest.param(["tiny-det"], "video.tokens_per_frame: 12", "(estimate) with 32 frames a clip", id="tiny"),
+    ],
+)
+def test_show_computes_tokens_and_memory(rft3d, monkeypatch, words, tokens, needs):
+    monkeypatch.setattr("rft3d_cli.train.shape.geometry_folder", missing)
+    shown = rft3d("show", *words).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert f"{tokens} computed" in lines
+    assert any(needs in line and line.endswith("computed") for line in lines)
+
+
+def missing(name):
+    raise SetupError(f"{name} is not here")
+
+
+def test_show_counts_the_frames_of_the_records_that_are_there(rft3d, tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"video": {"frames": ["a.jpg", "b.jpg"]}}\n', encoding="utf-8")
+    shown = document(rft3d("show", "tiny-det", "data.train=r.jsonl", "--json"))
+    assert shown["keys"]["video.tokens_per_clip"] == {"value": 24, "source": "computed"}
+    assert shown["budget"]["tokens"]["frames"] == 2
+    assert shown["budget"]["peak_bytes"] > 2**30
+    assert {term["when"] for term in shown["budget"]["terms"]} == {"always", "update", "rollout"}
+
+
+def test_show_says_nothing_of_a_model_that_it_does_not_know(rft3d, tmp_path):
+    (tmp_path / "mine.yaml").write_text(MINE.replace("name: m", "name: someone/else"), encoding="utf-8")
+    assert "needs" not in rft3d("show", "mine.yaml").stdout
+    assert document(rft3d("show", "mine.yaml", "--json"))["budget"] is None
+
+
+def test_show_computes_without_torch():
+    code = (
+        "import sys; from rft3d_cli.cli import main\n"
+        "try: main(['recipes', 'show', 'det'])\n"
+        "except SystemExit: print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.endswith("[]\n")
 
 
 def test_show_echoes_the_aliases_on_stderr(rft3d):

@@ -234,7 +234,7 @@ def test_given_frames_may_be_larger_where_the_encoder_wants_it(fused: Loaded, pr
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_given_frames_must_be_as_many(count: int, fused: Loaded, prompt: EncodedPrompt) -> None:
-    with pytest.raises(ValueError, match=f"tower gives 2 frames of .12. tokens, the geometry branch {count} frames"):
+    with pytest.raises(ValueError, match=rf"rows show \[2\] frames, and .* clips of \[{count}\]"):
         fused.logits(prompt, geometry_images=[torch.zeros(count, 3, 48, 64)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,3 +353,100 @@ def test_frames_order_and_absence_are_felt(vggt: Loaded, prompt: EncodedPrompt) 
         with torch.inference_mode():
             out = vggt.model(**(given | {"geometry_images": [other]})).logits[:, -1]
         assert (out - seen).abs().max() > 1e-6, name
+
+
+# Odd folders
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param({"vocab_size": 10**9}, id="words for a terabyte"),
+        pytest.param({"geometry_encoder_config": {}}, id="all of VGGT"),
+    ],
+)
+def test_a_configuration_of_another_size_takes_no_memory(
+    keys: dict[str, Any], vggt_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    edit(folder / "config.json", **keys)
+    monkeypatch.setattr("transformers.AutoModelForImageTextToText.from_pretrained", None)  # not even called
+    assert "weights are missing or of another shape" in refused(folder).message
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_tensor_in_two_files_is_refused(which: int, vggt_dir: Path, tmp_path: Path) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    files = sorted(folder.glob("*.safetensors"))
+    name, tensor = next(iter(load_file(files[1 - which]).items()))
+    save_file(load_file(files[which]) | {name: tensor + 1}, files[which], metadata={"format": "pt"})
+    assert f"{name} is in {files[0].name} and in {files[1].name}" in refused(folder).message
+
+
+def test_one_whole_file_goes_before_shards_as_when_loading(vggt_dir: Path, tmp_path: Path) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    (name, tensor), *_ = load_file(next(iter(sorted(folder.glob("*.safetensors"))))).items()
+    save_file({name: tensor}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert {*read_checkpoint(folder).tensors} == {name}
+    assert "weights are missing" in refused(folder).message
+
+
+@pytest.mark.parametrize("value", ["middle", None, []])
+def test_a_reference_frame_that_is_neither_first_nor_last_is_refused(
+    value: Any, vggt_dir: Path, tmp_path: Path
+) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    edit(folder / "config.json", reference_frame=value)
+    assert f"reference_frame is {value!r}" in refused(folder).message
+    edit(folder / "config.json", reference_frame="last")
+    assert load_model(section(folder))[0].config.reference_frame == "last"
+
+
+def test_a_snapshot_of_links_into_blobs_is_a_folder_like_any(vggt_dir: Path, vggt: Loaded, tmp_path: Path) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "abc", tmp_path / "hub" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / f"{i:040d}")
+        (snapshot / path.name).symlink_to(Path("../../blobs") / f"{i:040d}")
+    state = load_model(section(snapshot))[0].state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in vggt.model.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", ["auto", "vggt"])
+def test_adapters_find_the_vggt_that_they_were_trained_beside(
+    asked: str,
+    qwen: Path,
+    vggt_weights: Path,
+    vggt_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sizes = json.loads((vggt_dir / "config.json").read_text())["geometry_encoder_config"]
+    edit(qwen / "config.json", geometry_encoder_config=sizes, geometry_merger_hidden_dim=24)
+    # The usual weights are on this machine too, and are others.
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    weights = load_file(vggt_weights / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, usual / "model.safetensors")
+    monkeypatch.setattr(loader, "_snapshot", lambda name: usual if name == "facebook/VGGT-1B" else None)
+    said = logging.getLogger("transformers")
+    said.addHandler(caplog.handler)
+    adapted, _ = load_model(section(qwen, geometry="vggt", geometry_weights=str(vggt_weights), lora={"rank": 2}))
+    adapted.save_pretrained(tmp_path / "adapters")
+    again, _ = load_model(section(tmp_path / "adapters", geometry=asked))
+    said.removeHandler(caplog.handler)
+    before, after = adapted.state_dict(), again.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # What is added is no cause for alarm.
+    assert "MISSING" not in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_weights_that_are_codes_are_refused(dtype: torch.dtype, vggt_dir: Path, tmp_path: Path) -> None:
+    folder = publish(vggt_dir, tmp_path / "m", "refactored")
+    name = "model.layers.0.mlp.up_proj.weight"
+    change(folder, lambda w: w.update({name: w[name].to(dtype)}))
+    assert f"1 weights are of another format than F64, F32, F16, BF16, first {name}" in refused(folder).message

@@ -16,8 +16,9 @@ from tiny_fixtures import Loaded, picture
 from rft3d_cli.errors import Rft3dError, SetupError
 from rft3d_cli.models import loader
 from rft3d_cli.models.defaults import Defaults, read_defaults, trained_defaults
+from rft3d_cli.models.freeze import freeze
 from rft3d_cli.models.inputs import EncodedPrompt
-from rft3d_cli.models.loader import find_model, freeze, load_model, load_processor, load_speaker, model_problems
+from rft3d_cli.models.loader import find_model, load_model, load_processor, load_speaker, model_problems
 from rft3d_cli.recipe_schema import Model
 
 

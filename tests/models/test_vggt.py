@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from vggt_reference import aggregate
 
-from rft3d_cli.models.vggt import VGGTAggregator, VGGTEncoder, rope_tables, rotate
+from rft3d_cli.models.vggt import MEAN, STD, VGGTAggregator, VGGTEncoder, rope_tables, rotate
 
 SMALL: dict[str, Any] = {
     "img_size": 28,
@@ -191,6 +191,19 @@ def test_bfloat16_weights_stay_near(model: VGGTAggregator) -> None:
     out, exact = low(clip), model(clip)
     assert out.dtype == torch.bfloat16
     assert (out.float() - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+@torch.no_grad()
+def test_float32_weights_take_positions_in_float32_under_autocast() -> None:
+    model = build()
+    tower = model.patch_embed
+    clip = clips(2, 3, 14, 21)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedded = tower._embedded(clip)
+        patches = tower.patch_embed((clip - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1))
+    assert patches.dtype == torch.bfloat16
+    expected = patches.float().flatten(2).transpose(1, 2) + tower.positions(2, 3)
+    torch.testing.assert_close(embedded[:, 4:], expected, rtol=0, atol=0)
 
 
 def test_gradients_reach_every_tensor_that_is_used() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from tiny_fixtures import Loaded, picture
 
@@ -216,3 +218,97 @@ def test_it_works_in_bfloat16(vggt_dir: Path, vggt: Loaded, prompt: EncodedPromp
     low = Loaded.of(load_model(section(vggt_dir, dtype="bfloat16")))
     assert low.model.model.geometry_encoder.aggregator.camera_token.dtype == torch.bfloat16
     assert (low.logits(prompt).float() - vggt.logits(prompt)).abs().max() < 0.5
+
+
+# Whose frames
+
+
+def test_clips_that_do_not_fit_their_rows_are_refused(vggt: Loaded, prompt: EncodedPrompt) -> None:
+    one = vggt.prompt("?", picture(3))
+    batch = collate([prompt, one], vggt.pad)
+    two, single = batch.pop("geometry_images")
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"rows show \[2, 1\] frames, .* clips of \[1, 2\]"):
+        vggt.model(**batch, geometry_images=[single, two])
+    for clips, said in (
+        ([single, two], r"clips of \[1, 2\]"),
+        ([two], "2 rows have frames, and 1 supplied"),
+        ([two, single, single], "1 supplied clips were not used"),
+    ):
+        with (
+            torch.inference_mode(),
+            pytest.raises(ValueError, match=said),
+            vggt.model.model.supplied(clips),
+        ):
+            vggt.model(**batch)
+        assert vggt.model.model._supplied is None
+
+
+def test_frames_without_ids_are_refused(vggt: Loaded, prompt: EncodedPrompt) -> None:
+    batch = collate([prompt], vggt.pad)
+    batch["inputs_embeds"] = vggt.model.get_input_embeddings()(batch.pop("input_ids"))
+    with torch.inference_mode(), pytest.raises(ValueError, match="frames without input_ids"):
+        vggt.model(**batch)
+
+
+def test_a_row_without_frames_takes_no_clip(vggt: Loaded, prompt: EncodedPrompt, tall: EncodedPrompt) -> None:
+    batch = collate([prompt, tall], vggt.pad)
+    clips = batch.pop("geometry_images")
+    ids = torch.full((1, batch["input_ids"].shape[1]), 300)
+    for name, row in (("input_ids", ids), ("attention_mask", ids * 0 + 1), ("mm_token_type_ids", ids * 0)):
+        batch[name] = torch.cat([batch[name][:1], row, batch[name][1:]])
+    with torch.inference_mode(), vggt.model.model.supplied(clips):
+        logits = vggt.model(**batch).logits[:, -1]
+    torch.testing.assert_close(logits[::2], vggt.logits(prompt, tall), **SAME)
+
+
+# Sizes
+
+
+@given(width=st.integers(1, 3000), height=st.integers(1, 3000))
+@settings(max_examples=300, deadline=None)
+def test_both_towers_have_one_grid_whatever_the_size(width: int, height: int) -> None:
+    resized, cut = frame_size(width, height, 518, 14, 2)
+    uncut = resized[0], min(518, resized[1])
+    assert uncut[0] % 14 == uncut[1] % 14 == cut[0] % 28 == cut[1] % 28 == 0
+    assert [side // 28 for side in uncut] == [side // 28 for side in cut]
+    assert min(cut) >= 28
+    # As VGGT's own loader has it, but for what it would leave nothing of.
+    assert resized == (518, max(28, round(height * (518 / width) / 14) * 14))
+    # What is sized stays as it is.
+    assert frame_size(*uncut, 518, 14, 2) == (uncut, cut)
+    assert frame_size(*cut, 518, 14, 2)[1] == cut
+
+
+def test_rounding_is_that_of_the_public_loader() -> None:
+    # 92.5 rows of patches to the digit; the public order of operations gives a hair more.
+    assert frame_size(54, 135, 518, 14, 2)[0] == (518, 93 * 14)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (60_000, 1), (7, 6000)])
+def test_strips_are_sized_without_the_memory_for_all_of_them(size: tuple[int, int]) -> None:
+    whole = size_frame(Image.new("RGB", size, (9, 90, 200)), 518, 14, 2, uncut=True)
+    assert whole.size == (518, 28 if size[0] > size[1] else 518)
+    assert whole.getpixel((100, 20)) == (9, 90, 200)
+
+
+def test_a_strip_shows_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    strip = picture(1, 60, 6000)
+    cheap = np.asarray(size_frame(strip, 518, 14, 2, uncut=True), dtype=float)
+    monkeypatch.setattr("rft3d_cli.models.processor._TALLEST", 1000)
+    assert np.abs(cheap - np.asarray(size_frame(strip, 518, 14, 2, uncut=True))).mean() < 1
+
+
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_a_frozen_vision_tower_keeps_nothing_for_the_way_back(
+    frozen: bool, vggt_dir: Path, prompt: EncodedPrompt
+) -> None:
+    # transformers makes what enters a tower need a gradient once gradient checkpointing is on.
+    loaded = Loaded.of(load_model(section(vggt_dir, freeze=FROZEN if frozen else [])))
+    loaded.model.train()
+    loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    seen = []
+    loaded.model.model.visual.register_forward_hook(lambda _, args, out: seen.append(out.pooler_output))
+    loaded.model(**collate([prompt], loaded.pad, [encode_answer(loaded.processor, "the chair")])).loss.backward()
+    assert seen[0].requires_grad is not frozen
+    embeddings = loaded.model.model.language_model.embed_tokens.weight
+    assert embeddings.grad is not None

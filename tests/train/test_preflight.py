@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_runs import World, cli, recipe, sft_tree
 
@@ -13,11 +14,13 @@ from rft3d_cli.answers.target import exact_answer
 from rft3d_cli.errors import DataError, ProblemList, SetupError, UsageError
 from rft3d_cli.models.inputs import FrameStore
 from rft3d_cli.models.loader import load_processor
-from rft3d_cli.recipe import Recipe, to_yaml
+from rft3d_cli.recipe import Recipe, load_recipe, to_yaml
 from rft3d_cli.records import read_records, write_records
 from rft3d_cli.rewards.registry import RewardSet
+from rft3d_cli.train.devices import Gpu
 from rft3d_cli.train.preflight import preflight
 from rft3d_cli.train.sft import run_sft
+from rft3d_cli.video import write_mp4
 
 Make = Callable[..., Recipe]
 
@@ -84,6 +87,50 @@ def test_rooms_of_both_sides_are_refused_unless_allowed(
     assert [shared in text for text in said] == ([True] if shared else [])
     allowed = preflight(sft_recipe(*keys, "data.shared_scenes=true")).problems
     assert not any("data.eval are" in problem.message for problem in allowed)
+
+
+@pytest.mark.parametrize(
+    ("scenes", "dataset", "whose"),
+    [
+        pytest.param(["scene0001_00", "scene0025_00"], "scannet", "VSI-Bench): scene0025_00", id="VSI-Bench"),
+        pytest.param(["scene0011_01", "scene0011_01"], "scannet", "ScanNet val): scene0011_01", id="ScanNet val"),
+        pytest.param(["41069021"], "arkitscenes", "ARKitScenes val): 41069021", id="ARKitScenes val"),
+        pytest.param(["scene0001_00", "kitchen"], "scannet", None, id="other scenes"),
+        pytest.param([None], "scannet", None, id="scenes unknown"),
+        pytest.param(["scene0011_00"], "rooms", None, id="questions about synthetic rooms"),
+    ],
+)
+def test_scenes_that_are_evaluated_on_are_refused_unless_allowed(
+    scenes: list[str | None], dataset: str, whose: str | None, world: World, sft_recipe: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "frames").symlink_to(world.data / "frames")
+    path = tmp_path / "train.jsonl"
+    in_room(world.data / "detection.jsonl", path, *scenes)
+    path.write_text(path.read_text().replace('"dataset": "scannet"', f'"dataset": "{dataset}"'))
+
+    def said(*more: str) -> list[str]:
+        problems = preflight(sft_recipe(f"data.train={path}", *more)).problems
+        return [problem.message for problem in problems if "evaluated on" in problem.message]
+
+    assert [whose in text for text in said()] == ([True] if whose else [])
+    nameless = path.read_text()
+    for scene in filter(None, scenes):
+        nameless = nameless.replace(f'"scene": "{scene}"', '"scene": null')
+    (tmp_path / "scene0011_00").symlink_to(world.data / "frames")
+    (tmp_path / "shown.jsonl").write_text(nameless.replace('"frames/', '"scene0011_00/'))
+    found = preflight(sft_recipe(f"data.train={tmp_path}/shown.jsonl")).problems
+    assert any("(ScanNet val): scene0011_00/" in problem.message for problem in found) == (dataset != "rooms")
+    assert said("data.shared_scenes=true") == []
+    # Records of synthetic rooms, by the card of the rooms beside them or by their own.
+    (tmp_path / "rooms").mkdir()
+    (tmp_path / "rooms" / "rooms.card.json").write_text("{}")
+    options = {"scans": str(tmp_path / "rooms" / "scans"), "frames": 4}
+    path.with_suffix(".card.json").write_text(json.dumps({"options": options}))
+    assert said() == []
+    path.with_suffix(".card.json").write_text("[]")
+    assert len(said()) == (1 if whose else 0)
+    (tmp_path / "rooms.card.json").write_text("{}")
+    assert said() == []
 
 
 PROBLEMS = [
@@ -292,6 +339,82 @@ def test_a_package_that_the_recipe_needs_and_is_not_here_is_named(
 ) -> None:
     (problem,) = preflight(grpo_recipe(*overrides)).problems
     assert (type(problem), problem.message, problem.hint) == (SetupError, message, hint)
+
+
+def test_a_branch_that_comes_with_the_model_is_not_left_to_vllm(
+    grpo_recipe: Make, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rft3d_cli.train.preflight.find_spec", lambda name: name)
+    for model, said in ((world.warm, False), (world.fused, True), (world.vggt, True)):
+        problems = preflight(grpo_recipe("rollout.engine=vllm", model=model)).problems
+        assert [type(problem) for problem in problems] == [UsageError] * said
+        for problem in problems:
+            assert f"branch that {model} brings" in problem.message
+            assert problem.hint == "use rollout.engine=transformers, or model.geometry=none"
+    assert preflight(grpo_recipe("rollout.engine=vllm", "model.geometry=none", model=world.vggt)).problems == []
+
+
+def test_adapters_over_a_branch_are_not_left_to_vllm_either(
+    grpo_recipe: Make, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rft3d_cli.train.setup import trainable_model
+
+    model, processor = trainable_model(grpo_recipe("model.lora.rank=4", model=world.vggt).config)
+    model.save_pretrained(tmp_path / "adapters")
+    processor.save_pretrained(tmp_path / "adapters")
+    monkeypatch.setattr("rft3d_cli.train.preflight.find_spec", lambda name: name)
+    (problem,) = preflight(grpo_recipe("rollout.engine=vllm", model=tmp_path / "adapters")).problems
+    assert "takes no input of the vggt branch" in problem.message
+
+
+@pytest.mark.parametrize("model", ["warm", "vggt"])
+def test_tokens_and_memory_are_of_the_longest_record(model: str, grpo_recipe: Make, world: World) -> None:
+    report = preflight(grpo_recipe(model=getattr(world, model)))
+    checks = dict(report.lines)
+    assert checks["tokens"] == "2 frames × 12 = 24 a clip"
+    assert report.budget is not None
+    assert checks["memory"].startswith(f"{report.budget.needs()}: CUDA 1.0 GiB, ")
+    row = report.budget.row
+    assert f"{row.prompt + row.answer:,} tokens" in checks["longest"]
+    names = {term.name for term in report.budget.terms if term.bytes}
+    assert ("geometry encoder weights" in names) == (model == "vggt")
+
+
+def test_memory_is_said_where_neither_weights_nor_data_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
+    checks = dict(preflight(load_recipe("det")).lines)
+    assert checks["tokens"] == "4 frames × 252 = 1,008 a clip, where frames are 4:3"
+    assert checks["memory"].startswith("about 87.6 GiB on 1 GPU (estimate): AdamW 23.3 GiB, ")
+
+
+def test_frames_of_a_clip_are_counted_too(sft_recipe: Make, world: World, tmp_path: Path) -> None:
+    write_mp4(tmp_path / "clip.mp4", [np.full((48, 64, 3), 9 * i, np.uint8) for i in range(8)], 4)
+    row = json.loads((world.data / "choice.jsonl").read_text().splitlines()[0])
+    row |= {"video": {"path": "clip.mp4"}, "camera": None}
+    (tmp_path / "clips.jsonl").write_text(json.dumps(row) + "\n")
+    checks = dict(preflight(sft_recipe(f"data.train={tmp_path / 'clips.jsonl'}", "video.frames=5")).lines)
+    assert checks["tokens"] == "5 frames × 12 = 60 a clip"
+
+
+@pytest.mark.parametrize(
+    ("memory", "fits"), [pytest.param(2**20, False, id="a small GPU"), pytest.param(2**40, True, id="a large one")]
+)
+def test_a_gpu_that_seems_too_small_is_a_warning(
+    memory: int, fits: bool, grpo_recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("rft3d_cli.train.preflight.gpus", lambda: [Gpu("a", memory, True), Gpu("b", 2**41, True)])
+    path = tmp_path / "r.yaml"
+    path.write_text(to_yaml(grpo_recipe()))
+    assert cli("grpo", "--recipe", path, "--out", tmp_path / "run", "--dry-run") == 0
+    said = capsys.readouterr().err
+    assert ("warning: this run is estimated to take" in said) is not fits
+    assert cli("grpo", "--recipe", path, "--out", tmp_path / "run", "--dry-run", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["ok"] is True
+    assert bool(document["warnings"]) is not fits
+    assert document["budget"]["peak_bytes"] > 2**30
+    assert {"name", "bytes", "when"} == set(document["budget"]["terms"][0])
 
 
 def test_the_longest_record_is_named_exactly(world: World, sft_recipe: Make) -> None:

@@ -13,7 +13,7 @@ from rft3d_cli.examples import example_record
 from rft3d_cli.prepare.heldout import PUBLISHED, REASON, HeldOut, read_scenes, synthetic
 from rft3d_cli.prepare.pipeline import Part, Policy, Report, run
 from rft3d_cli.prepare.summary import document, warnings
-from rft3d_cli.records import Record, read_records, write_records
+from rft3d_cli.records import Clip, Meta, Record, read_records, write_records
 
 FOLDER = Path(__file__).parents[2] / "rft3d_cli" / "prepare" / "evaluated"
 
@@ -82,6 +82,29 @@ def test_scannets_val_split_has_rooms_whole() -> None:
 def test_evaluation_scenes_are_told_by_name(scene: str | None, split: str | None, whose: str | None) -> None:
     assert HeldOut().source(scene, split) == whose
     assert HeldOut(allow=True).source(scene, split) is None
+
+
+@pytest.mark.parametrize(
+    ("scene", "path", "whose"),
+    [
+        pytest.param(None, "arkitscenes/41069021.mp4", ARKIT, id="a video"),
+        pytest.param(None, "scannetpp/7b6477cb95/dslr/DSC0001.JPG", VSI, id="a picture in folders"),
+        pytest.param("", "scannet/scene0011_00/0.jpg", SCANNET, id="an empty scene"),
+        pytest.param(None, "flats/flat3/frames/0001.jpg", OURS, id="a list of one's own"),
+        pytest.param(None, "flats/flat30/frames/0001.jpg", None, id="another name"),
+        pytest.param("matterport3d/flat3/region0", "1.jpg", OURS, id="a part of a place"),
+        pytest.param("40753679", "a/41069021/0.png", None, id="the record's own name counts"),
+    ],
+)
+def test_a_record_without_a_scene_is_told_by_its_media(
+    scene: str | None, path: str, whose: str | None, tmp_path: Path
+) -> None:
+    mine = tmp_path / OURS
+    mine.write_text("flat3\n")
+    held_out = HeldOut((mine,))
+    assert held_out.of(Meta(scene=scene, split="train"), media=["a.jpg", path]) == whose
+    assert held_out.of(Meta(scene=scene, split="val"), media=[path]) is None
+    assert HeldOut((mine,), allow=True).of(Meta(scene=scene, split="train"), media=[path]) is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -155,6 +178,13 @@ def test_a_file_that_names_no_scenes_is_an_error(text: str, says: str, tmp_path:
         HeldOut((path,)).check()
 
 
+def test_a_table_is_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "3dod_train_val_splits.csv"
+    path.write_text("video_id,visit_id,fold\n41069021,420673,Validation\n")
+    with pytest.raises(DataError, match="is a table"):
+        read_scenes(path)
+
+
 def test_a_missing_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         HeldOut((tmp_path / "none.txt",)).check()
@@ -225,6 +255,17 @@ def test_evaluation_scenes_are_left_out_counted_and_named(tmp_path: Path) -> Non
     assert [scan["scene"] for scan in card["counts"]["scans"]] == ["scene0000_00"]
 
 
+def test_a_scene_that_may_not_be_read_is_a_bad_one(tmp_path: Path) -> None:
+    def work(scene: str) -> Part:
+        if scene == "locked":
+            raise PermissionError(13, "Permission denied", "scans/locked.sens")
+        return part_of(scene)
+
+    report = write(tmp_path, ["locked", "scene0000_00"], work, str, policy=Policy(max_bad=0.5))
+    assert (report.records, report.counts["bad"]) == (2, 1)
+    assert report.rejects[0]["detail"] == "scans/locked.sens cannot be read: Permission denied"
+
+
 def test_an_evaluation_scene_is_not_even_worked_on(tmp_path: Path) -> None:
     with pytest.raises(ProblemList):
         write(tmp_path, ["scene0011_00"], refused_work, str)
@@ -239,6 +280,18 @@ def test_records_of_mixed_parts_leave_with_their_numbers(tmp_path: Path) -> None
         ("record", "41069021", "3", REASON + ARKIT),
     ]
     assert (report.counts["choice"], report.counts["labels"], report.counts["videos"]) == (2, {"near": 2}, 1)
+
+
+def test_records_without_a_scene_leave_by_their_media(tmp_path: Path) -> None:
+    def nameless(name: str, path: str) -> Record:
+        one = record(name, "")
+        return one.model_copy(update={"video": Clip(path=path), "meta": Meta(split="train")})
+
+    videos = ("arkitscenes/41069021.mp4", "arkitscenes/40753679.mp4")
+    part = Part("rows.json", total=2, records=[nameless(*pair) for pair in zip("01", videos, strict=True)])
+    report = write(tmp_path, [part], lambda part: part, lambda part: part.name, what="rows")
+    assert [one.id for one in read_records(report.out).records] == ["1"]
+    assert [row["reason"] for row in report.rejects] == [REASON + ARKIT]
 
 
 def test_the_same_with_workers(tmp_path: Path) -> None:

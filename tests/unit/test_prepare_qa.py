@@ -459,6 +459,18 @@ def test_options_about_other_options_stay_where_they_are(tmp_path: Path, options
     assert "stored_letter" not in record.meta.model_extra
 
 
+def test_pictures_among_options_stay_where_they_are(tmp_path: Path) -> None:
+    marks = "\n".join(f"{letter}. <image>" for letter in "ABCD")
+    rows = [
+        {
+            "images": [f"{n}/{i}.png" for i in range(5)],
+            "conversations": talk(f"<image>\nWhat is left of it?\n{marks}", "A"),
+        }
+        for n in range(4)
+    ]
+    assert [record.target.letter for record in balanced(tmp_path, rows)] == ["A"] * 4
+
+
 @pytest.mark.parametrize("options", [("3", "4"), ("above the bed", "below it"), ("1.5", "2.5", "3")], ids=" | ".join)
 def test_numbers_and_places_move_like_other_words(tmp_path: Path, options: tuple[str, ...]) -> None:
     rows = [sets.vsi590k((CLOSEST[0], "Which is it?", options, "A"), f"a/{n}.mp4") for n in range(6)]
@@ -502,6 +514,9 @@ BAD = [
     pytest.param(sets.spacer(COUNT), "another form", id="a row of another set"),
     pytest.param(said(OPTIONS, "C"), "answer is no option", id="a letter that is no option"),
     pytest.param(said(OPTIONS, "7"), "answer is no option", id="a number with options"),
+    pytest.param(sets.vsi590k((*CLOSEST[:3], "AB")), "answer is no option", id="two letters"),
+    pytest.param(said(f"{OPTIONS}\n{sets.LETTER}", "a bed"), "answer is no option", id="other words than the option's"),
+    pytest.param(said("Which?\nA. bed\nB. bed", "A"), "wrong options", id="a right option that stands twice"),
     pytest.param(said("How many?", "nan"), "number is not finite", id="nan"),
     pytest.param(said("How many?", "-Infinity"), "number is not finite", id="infinite"),
     pytest.param(said("How many?", ""), "no answer", id="no answer"),
@@ -627,6 +642,15 @@ def test_repeated_ids_of_the_rows_are_no_trouble(tmp_path: Path) -> None:
     assert {record.meta.model_extra["source_id"] for record in found} == {rows[0]["id"]}
 
 
+def test_a_name_that_no_file_has_is_a_missing_one(tmp_path: Path) -> None:
+    rows = [sets.vsi590k(COUNT), sets.vsi590k(SIZE, "v" * 300 + ".mp4")]
+    add_media(tmp_path / "media", rows[:1])
+    with pytest.raises(DataError, match="1 of 2 media files are missing"):
+        run(tmp_path, rows, add=False)
+    report = run(tmp_path, rows, add=False, allow_missing=True)
+    assert [(row["row"], row["reason"]) for row in report.rejects] == [(1, "missing media")]
+
+
 def test_missing_media_are_counted_all_at_once(tmp_path: Path) -> None:
     rows = [sets.vsi590k(COUNT, f"scannet/{n}.mp4") for n in range(14)]
     add_media(tmp_path / "media", rows[:1])
@@ -635,6 +659,22 @@ def test_missing_media_are_counted_all_at_once(tmp_path: Path) -> None:
     assert "--allow-missing" in caught.value.hint
     report = run(tmp_path, rows, add=False, allow_missing=True, policy=Policy(max_bad=0))
     assert (report.records, report.counts["missing_media"]) == (1, 13)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param({"video": "arkitscenes/41069025.mp4"}, id="llava, a video"),
+        pytest.param({"images": ["scannetpp/7b6477cb95/1.jpg", "scannetpp/7b6477cb95/2.jpg"]}, id="llava, images"),
+        pytest.param(
+            {"image": "arkitscenes/41069025/1.png", "question_type": "absolute_count"}, id="vsi590k, an image"
+        ),
+    ],
+)
+def test_evaluation_scenes_are_found_in_paths_where_rows_name_no_scene(row: dict[str, Any], tmp_path: Path) -> None:
+    told = {**row, "conversations": sets.vsi590k(COUNT)["conversations"]}
+    report = run(tmp_path, [told, sets.vsi590k(COUNT)], policy=Policy(max_bad=0))
+    assert [one["reason"].partition(": ")[0] for one in report.rejects] == ["evaluation scene"]
 
 
 def test_scenes_that_benchmarks_evaluate_on_are_left_out_and_their_media_not_asked_for(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from small_rooms import SMALL, build_rooms, infos, raw_frames, write_infos
 
+from rft3d_cli.errors import ProblemList
 from rft3d_cli.geometry.boxes import Boxes3D
 from rft3d_cli.prepare._view_filter import ViewFilter, ViewRule
 from rft3d_cli.prepare.embodiedscan import Frame, Scan
@@ -264,8 +265,9 @@ def test_without_a_limit_the_bytes_are_those_of_no_rule(rooms: Path, made: Make,
 
 
 def test_a_scene_of_which_nothing_stays_is_told(rooms: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no target"):
+    with pytest.raises(ProblemList, match="no target") as error:
         run(rooms, tmp_path / "a.jsonl", view=ViewRule(min_area=WIDTH * HEIGHT + 1))
+    assert "--min-area" in (error.value.problems[0].hint or "")
 
 
 def test_val_clips_are_chosen_among_those_that_have_targets(rooms: Path, made: Make, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from rft3d_cli.answers.target import in_style
 from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.prepare.conversations import RowError, checked_row, number_of
 from rft3d_cli.prepare.heldout import REASON, HeldOut, synthetic
-from rft3d_cli.prepare.pipeline import Part, Policy, Report, Store, lies_in, relative_name, run
+from rft3d_cli.prepare.pipeline import Part, Policy, Report, Store, is_there, lies_in, relative_name, run
 from rft3d_cli.prepare.qa.forms import FORMS, Asked, Form, elsewhere, form_of
 from rft3d_cli.prepare.qa.media import pictures_in, video_of
 from rft3d_cli.prepare.qa.questions import Question, moved, parse_question, prompt_of
@@ -173,7 +173,7 @@ class _Wanted:
 
     def evaluated(self, asked: Asked) -> str | None:
         """Who evaluates on the row's scene, where it is not to be trained on."""
-        return self.held_out.of(Meta(dataset=asked.dataset, scene=asked.scene, split=self.split))
+        return self.held_out.of(Meta(dataset=asked.dataset, scene=asked.scene, split=self.split), media=asked.media)
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def _work(job: _Job, context: _Context, stop: bool) -> Part:
                 part.counts["other_types"] += 1
                 continue
             if (whose := context.wanted.evaluated(asked)) is not None:
-                raise RowError(f"{REASON}{whose}", str(asked.scene), bad=False)
+                raise RowError(f"{REASON}{whose}", asked.scene or asked.media[0], bad=False)
             if number in job.left_out:
                 reason = job.left_out[number]
                 raise RowError(reason, bad=reason != REPEATED)
@@ -232,6 +232,7 @@ def _work(job: _Job, context: _Context, stop: bool) -> Part:
         # The pipeline tells of the first.
         part.rejects.sort(key=lambda reject: "detail" not in reject)
     part.counts["missing_media"] += job.missing
+    part.counts = Counter(dict(sorted(part.counts.items())))  # letters stand in their order
     return part
 
 
@@ -354,7 +355,7 @@ def _look(names: tuple[str, ...], folder: Path, known: dict[str, bool]) -> bool:
     """Whether all of a row's media are there, remembering what was looked for."""
     for name in names:
         if name not in known:
-            known[name] = (folder / name).exists()
+            known[name] = is_there(folder / name)
     return all(known[name] for name in names)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rft3d_cli.prepare.conversations import RowError, Shown, letter_of, number_of, shown_options
 from rft3d_cli.prepare.qa.forms import Asked
-from rft3d_cli.prepare.qa.kinds import NUMBERS, unit_of, vsibench_type
+from rft3d_cli.prepare.qa.kinds import NUMBERS, SAME, unit_of, vsibench_type
 from rft3d_cli.prompts import FORBIDDEN, IMAGE, VSI_CHOICE, VSI_HEAD, VSI_NUMBER, thinking_prompt, vsibench_prompt
 from rft3d_cli.rewards.reasoning import UNITS
 
@@ -68,7 +68,8 @@ class Question:
     def can_move(self) -> bool:
         """Whether its options can change places."""
         words = [option.partition(". ")[2] for option in self.options]
-        about = any(not word or _LONE.fullmatch(word) or _REFERS.search(word) for word in words)
+        # A mark is the next image, wherever its option goes.
+        about = any(not word or IMAGE in word or _LONE.fullmatch(word) or _REFERS.search(word) for word in words)
         return self.task == "choice" and self.apart and bool(words) and not about
 
 
@@ -99,11 +100,15 @@ def parse_question(asked: Asked) -> Question:
         text, apart = (_stem(shown), apart) if apart else (body, False)
         if not text:
             raise RowError("empty question", "only options")
+        words = [option.partition(". ")[2] for option in options]
+        right = words[ord(letter) - ord("A")]
+        if words.count(right) > 1 and IMAGE not in right:
+            raise RowError("wrong options", f"{right[:60]!r} is right, and stands there twice")
         kind = vsibench_type(asked.type, text, options, "choice", asked.detail)
         return Question("choice", stored, text, tuple(options), apart, letter, vsibench=kind)
     lone = _LONE.fullmatch(asked.answer.strip())
     value = _number(asked.answer, asked.kind)
-    if asked.kind == "choice" or (options and (lone or value is not None)):
+    if asked.kind == "choice" or (options and (lone or value is not None or _wants_letter(asked.type, stored))):
         reason = "answer is no option" if options else "no options"
         raise RowError(reason, f"{asked.answer.strip()[:60]!r} of {len(options)}")
     if value is not None:
@@ -232,6 +237,11 @@ def _number(answer: str, kind: str | None) -> str | None:
     if kind == "number" and _GROUPED.fullmatch(bare):
         bare = bare.replace(",", "")
     return bare if number_of(bare) is not None else None
+
+
+def _wants_letter(kind: str | None, stored: str) -> bool:
+    """Whether a question with options asks for one of them, by its kind or its words."""
+    return SAME.get(kind or "") not in (None, *NUMBERS) or stored.rstrip().endswith(VSI_CHOICE)
 
 
 def _check_unit(own: str | None, unit: str | None) -> None:
