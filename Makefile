@@ -33,8 +33,9 @@ check: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, a file in one of them; one thread each, or four would share two cores.
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 claim: $(VENV)/.installed
 	$(BIN)/python bench/claim.py

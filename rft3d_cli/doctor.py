@@ -187,7 +187,9 @@ def packages() -> list[Package]:
         parts = re.match(r"([A-Za-z0-9_.-]+)\s*([<>=!~][^;]*)?(?:;.*extra.*)?$", wanted)
         if parts is None or "extra" in wanted:
             continue
-        name, window = parts[1], (parts[2] or "").strip()
+        # What pip has installed lists the limits in an order of its own.
+        limits = sorted((limit.strip() for limit in (parts[2] or "").split(",")), key=lambda limit: limit[:1] != ">")
+        name, window = parts[1], ",".join(limits)
         found = _version(name)
         out.append(Package(name, window, found, found is not None and within(found, window)))
     return out

@@ -88,6 +88,11 @@ def test_the_window_is_the_projects() -> None:
     assert "pytest" not in found
 
 
+def test_the_lower_limit_comes_first_in_whatever_order_it_was_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "requires", lambda name: ["trl<1.17,>=1.16", "pyyaml>=6.0", "numpy"])
+    assert [package.window for package in doctor.packages()] == [">=1.16,<1.17", ">=6.0", ""]
+
+
 def test_a_package_that_is_missing_is_a_problem_and_another_version_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, trl=None, peft="0.99.0")
     report = examine()
