@@ -23,8 +23,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.processing_utils import ProcessorMixin
 
-PATCHES_WIDE = 37
-"""Default width of a frame in patches: 37 × 14 = 518 pixels, VGGT's width, which VG-LLM and 3D-RFT use."""
+from rft3d_cli.models.sizing import PATCHES_WIDE, frame_size, frame_tokens
 
 KEY = "rft3d_frame"
 """``Image.info`` key that names a frame; equal keys mean equal pixels, so a frame's patches are computed once."""
@@ -34,33 +33,6 @@ _TALLEST = 4
 
 _CACHED_BYTES = 2**29
 """Memory for patches: 2,000 frames of the tiny model and more, or a hundred of a real one."""
-
-
-def frame_size(
-    width: int, height: int, frame_width: int, patch: int, merge: int
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The size to which a frame is resized, and the size to which it is then cut.
-
-    Args:
-        width: Pixels of the source.
-        height: Pixels of the source.
-        frame_width: Target width.
-        patch: Patch side.
-        merge: Patches a merged token spans.
-
-    Returns:
-        ``(width, height)`` after resizing, and after cutting at the top left. Taller than wide is cut to a square
-        about the middle row by :func:`size_frame`.
-
-    >>> frame_size(1296, 968, 518, 14, 2)
-    ((518, 392), (504, 392))
-    >>> frame_size(160, 120, 64, 8, 2)
-    ((64, 48), (64, 48))
-    """
-    # The factor first, as VGGT's own code has it: in any other order some heights round to another row of patches.
-    resized = (frame_width, max(patch * merge, round(height * (frame_width / width) / patch) * patch))
-    factor = patch * merge
-    return resized, (resized[0] // factor * factor, min(resized[1], resized[0]) // factor * factor)
 
 
 def size_frame(image: Image.Image, frame_width: int, patch: int, merge: int, *, uncut: bool = False) -> Image.Image:
@@ -175,8 +147,7 @@ class FrameProcessor(ProcessorMixin):  # type: ignore[misc]
     def frame_tokens(self, width: int, height: int) -> int:
         """Tokens that a frame of ``width`` × ``height`` pixels becomes."""
         patch, merge = self.image_processor.patch_size, self.image_processor.merge_size
-        _, (cut_width, cut_height) = frame_size(width, height, self.frame_width, patch, merge)
-        return int(cut_width * cut_height // (patch * merge) ** 2)
+        return frame_tokens(width, height, self.frame_width, patch, merge)
 
     @property
     def model_input_names(self) -> list[str]:

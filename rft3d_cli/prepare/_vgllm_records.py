@@ -16,6 +16,7 @@ from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats, box_corners, transform_boxes
 from rft3d_cli.geometry.camera import invert_rigid, project_points, projected_bounds
 from rft3d_cli.geometry.eras import Era, converted, differs
+from rft3d_cli.prepare._scanrefer_frames import projected_area
 from rft3d_cli.prepare._vgllm_rows import (
     Cameras,
     Kind,
@@ -44,7 +45,6 @@ from rft3d_cli.prepare.conversations import (
 )
 from rft3d_cli.prepare.pictures import image_size
 from rft3d_cli.prepare.pipeline import Store, is_there
-from rft3d_cli.prepare.scanrefer import projected_area
 from rft3d_cli.prompts import FORBIDDEN, IMAGE
 from rft3d_cli.records import Record, describe
 

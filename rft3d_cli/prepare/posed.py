@@ -35,11 +35,11 @@ from rft3d_cli.prepare._posed_files import (
 )
 from rft3d_cli.prepare._posed_images import doubts, image_fault, shown_objects
 from rft3d_cli.prepare._posed_objects import Described, read_descriptions
+from rft3d_cli.prepare._scanrefer_frames import SAMPLER, TargetRule, target_frame
 from rft3d_cli.prepare.embodiedscan import Frame, Scan
 from rft3d_cli.prepare.pictures import RATE, Pictures
 from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, Store, run
 from rft3d_cli.prepare.scannet import camera, clip_targets, frame_list, thinned
-from rft3d_cli.prepare.scanrefer import SAMPLER, TargetRule, target_frame
 from rft3d_cli.prepare.splits import Split, chosen
 from rft3d_cli.prompts import detection_prompt, grounding_prompt
 from rft3d_cli.records import DetectionTarget, GroundingTarget, LabelledBox, Meta, Record

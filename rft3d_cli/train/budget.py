@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rft3d_cli.models.sizing import frame_tokens
 from rft3d_cli.recipe_schema import Config, Lora
 from rft3d_cli.samplers import DEFAULT_FRAMES
-from rft3d_cli.train.shape import Layers, Shape, frame_tokens
+from rft3d_cli.train.shape import Layers, Shape
 
 GIB = 1 << 30
 SOURCE = (640, 480)

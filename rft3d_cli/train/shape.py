@@ -13,10 +13,8 @@ from rft3d_cli.errors import SetupError
 from rft3d_cli.models.checkpoint import Checkpoint, read_checkpoint
 from rft3d_cli.models.known import fetch_command
 from rft3d_cli.models.loader import FRESH, find_model, geometry_folder
+from rft3d_cli.models.sizing import PATCHES_WIDE
 from rft3d_cli.recipe_schema import Lora, Model
-
-PATCHES_WIDE = 37
-"""As in :mod:`rft3d_cli.models.processor`, which takes seconds to import."""
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,6 @@ class Shape:
             return patches
         wide = self.frame_width // self.patch
         return patches // (wide // self.merge * self.merge) * wide
-
-
-def frame_tokens(width: int, height: int, frame_width: int, patch: int, merge: int) -> int:
-    """Tokens of a frame: :meth:`~rft3d_cli.models.processor.FrameProcessor.frame_tokens` without its imports.
-
-    >>> frame_tokens(1296, 968, 518, 14, 2), frame_tokens(1920, 1080, 518, 14, 2), frame_tokens(160, 120, 64, 8, 2)
-    (252, 180, 12)
-    """
-    factor = patch * merge
-    tall = max(factor, round(height * frame_width / width / patch) * patch)
-    return (frame_width // factor) * (min(tall, frame_width) // factor)
 
 
 # Qwen2.5-VL and VGGT in formulas ------------------------------------------------------------------

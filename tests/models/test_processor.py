@@ -15,7 +15,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from rft3d_cli.models import tiny
 from rft3d_cli.models.loader import load_processor
-from rft3d_cli.models.processor import KEY, FrameProcessor, frame_size, size_frame
+from rft3d_cli.models.processor import KEY, FrameProcessor, size_frame
+from rft3d_cli.models.sizing import frame_size
 
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 STD = np.array([0.26862954, 0.26130258, 0.27577711])

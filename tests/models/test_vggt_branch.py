@@ -16,7 +16,8 @@ from tiny_fixtures import Loaded, picture
 from rft3d_cli.errors import DataError
 from rft3d_cli.models.inputs import EncodedPrompt, collate, encode_answer
 from rft3d_cli.models.loader import load_model
-from rft3d_cli.models.processor import cut_frame, frame_size, size_frame
+from rft3d_cli.models.processor import cut_frame, size_frame
+from rft3d_cli.models.sizing import frame_size
 from rft3d_cli.recipe_schema import Model
 
 SAME = {"rtol": 0.0, "atol": 2e-5}

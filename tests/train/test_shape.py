@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from published import publish
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from rft3d_cli.errors import SetupError
 from rft3d_cli.models import tiny
 from rft3d_cli.models.fusion import FusedConfig, FusedForConditionalGeneration
-from rft3d_cli.models.processor import frame_size
 from rft3d_cli.recipe import load_recipe
 from rft3d_cli.recipe_schema import Model
 from rft3d_cli.train.budget import assumed_row, trained
 from rft3d_cli.train.setup import trainable_model
-from rft3d_cli.train.shape import PUBLISHED, frame_tokens, shape_of
+from rft3d_cli.train.shape import PUBLISHED, shape_of
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -167,13 +164,6 @@ def test_another_architecture_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 # ---- Tokens
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(16, 4000), st.integers(16, 4000), st.sampled_from([(518, 14), (64, 8), (72, 8)]))
-def test_tokens_a_frame_are_the_processors(width: int, height: int, sizes: tuple[int, int]) -> None:
-    _, (wide, tall) = frame_size(width, height, *sizes, 2)
-    assert frame_tokens(width, height, *sizes, 2) == wide * tall // (2 * sizes[1]) ** 2
 
 
 def test_the_assumed_clip_is_scannets() -> None:
