@@ -49,6 +49,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/prepare.py
 	$(BIN)/python bench/fullsize.py
+	$(BIN)/python bench/grpo_step.py --quick
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

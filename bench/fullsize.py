@@ -252,9 +252,8 @@ def allocated(call: Callable[[], object]) -> int:
 
 def forward(stage: str, size: str, work: Path, steps: int) -> dict[str, Any]:
     """A prompt of 32 frames through the whole model."""
-    from rft3d_cli.models.inputs import FrameStore, collate
+    from rft3d_cli.models.inputs import FrameStore, collate, on_device
     from rft3d_cli.models.loader import load_speaker
-    from rft3d_cli.models.predict import on_device
     from rft3d_cli.recipe_schema import Model
     from rft3d_cli.records import read_records
 

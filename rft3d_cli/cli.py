@@ -24,12 +24,40 @@ import typer.main
 from typer.core import TyperGroup
 
 from rft3d_cli import __version__
-from rft3d_cli.commands import demo, doctor, evaluate, grpo, infer, inspect, models, prepare, recipes, rewards, sft
+from rft3d_cli.commands import (
+    demo,
+    doctor,
+    evaluate,
+    grpo,
+    headroom,
+    infer,
+    inspect,
+    models,
+    prepare,
+    recipes,
+    report,
+    rewards,
+    sft,
+)
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
 LOCKED = "give yourself the right to it, or name another place"
 
-ORDER = ("prepare", "inspect", "sft", "grpo", "recipes", "rewards", "models", "evaluate", "infer", "demo", "doctor")
+ORDER = (
+    "prepare",
+    "inspect",
+    "sft",
+    "headroom",
+    "grpo",
+    "report",
+    "recipes",
+    "rewards",
+    "models",
+    "evaluate",
+    "infer",
+    "demo",
+    "doctor",
+)
 
 
 class _Ordered(TyperGroup):
@@ -73,7 +101,9 @@ def root(
 app.add_typer(prepare.app, name="prepare", rich_help_panel="Data")
 app.command("inspect", rich_help_panel="Data", epilog=inspect.EPILOG)(inspect.inspect)
 app.command("sft", rich_help_panel="Train", epilog=sft.EPILOG)(sft.sft)
+app.command("headroom", rich_help_panel="Train", epilog=headroom.EPILOG)(headroom.headroom)
 app.command("grpo", rich_help_panel="Train", epilog=grpo.EPILOG)(grpo.grpo)
+app.command("report", rich_help_panel="Train", epilog=report.EPILOG)(report.report)
 app.add_typer(recipes.app, name="recipes", rich_help_panel="Train")
 app.add_typer(rewards.app, name="rewards", rich_help_panel="Train")
 app.add_typer(models.app, name="models", rich_help_panel="Train")

@@ -40,13 +40,25 @@ def err() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
+_others: list[bool] = []
+
+
+def hush() -> None:
+    """Print no notes and warnings any more: this process works beside others, and the first one talks."""
+    _others.append(True)
+
+
 def note(text: str, style: str | None = None) -> None:
     """One line to stderr; square brackets are printed as they are."""
+    if _others:
+        return
     err().print(clean(text), style=style, markup=False)
 
 
 def warn(text: str) -> None:
     """One warning line to stderr."""
+    if _others:
+        return
     err().print(f"warning: {clean(text)}", style="yellow", markup=False)
 
 

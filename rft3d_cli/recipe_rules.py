@@ -54,6 +54,9 @@ def _data(config: Config) -> Broken:
             f"`eval.metric: {metric}` means nothing in the stage {config.stage}",
             "use eval.metric=score",
         )
+    if config.eval.patience is not None and config.eval.every is None:
+        message = "`eval.patience` counts evaluations, and without `eval.every` there is only one, at the end"
+        yield "eval.patience", message, "set eval.every to a number of steps"
 
 
 def _batches(config: Config) -> Broken:
@@ -116,9 +119,7 @@ def _reward_options(config: Config) -> Broken:
 
 def _rollout(config: Config) -> Broken:
     rollout = config.rollout
-    if rollout.shared_prompt:
-        message = "`rollout.shared_prompt: true` is not available in this version"
-        yield "rollout.shared_prompt", message, "leave rollout.shared_prompt out"
+    yield from _vllm(config)
     if rollout.engine == "vllm":
         if config.model.geometry not in ("auto", "none"):
             message = (
@@ -129,6 +130,27 @@ def _rollout(config: Config) -> Broken:
         if rollout.top_p < 1:
             message = "`rollout.engine: vllm` needs `rollout.top_p` 1: truncated sampling biases the probability ratio"
             yield "rollout.top_p", message, "leave rollout.top_p out"
+
+
+def _vllm(config: Config) -> Broken:
+    vllm = config.rollout.vllm
+    # What a run wrote down of itself names every key; only other values than the defaults are somebody's wish.
+    wished = [name for name, value in vllm if value != type(vllm).model_fields[name].default]
+    if config.rollout.engine != "vllm":
+        for name in wished:
+            message = f"`rollout.vllm.{name}` has no effect with `rollout.engine: {config.rollout.engine}`"
+            yield f"rollout.vllm.{name}", message, f"leave `rollout.vllm.{name}` out, or set rollout.engine=vllm"
+        return
+    own = {"colocate": ("gpu_memory", "tensor_parallel"), "server": ("server_url",)}[vllm.mode]
+    for name in [name for name in wished if name not in ("mode", *own)]:
+        message = f"`rollout.vllm.{name}` has no effect with `rollout.vllm.mode: {vllm.mode}`"
+        yield f"rollout.vllm.{name}", message, f"leave `rollout.vllm.{name}` out"
+    if vllm.mode == "server" and vllm.server_url is None:
+        message = "`rollout.vllm.mode: server` needs `rollout.vllm.server_url`"
+        yield "rollout.vllm.mode", message, "for example rollout.vllm.server_url=http://localhost:8000"
+    if vllm.server_url is not None and not vllm.server_url.startswith(("http://", "https://")):
+        message = f"`rollout.vllm.server_url` {vllm.server_url} is no http address"
+        yield "rollout.vllm.server_url", message, "for example rollout.vllm.server_url=http://localhost:8000"
 
 
 def _checkpoints(config: Config) -> Broken:

@@ -108,6 +108,17 @@ class Video(Section):
     )
 
 
+class Vllm(Section):
+    """vLLM, where it samples the completions."""
+
+    mode: Literal["colocate", "server"] = Field(
+        "colocate", description="On the training GPUs, or in a server of its own (vllm serve)."
+    )
+    server_url: Maybe[Text] = Field(None, description="Where the server listens, as in http://node7:8000.")
+    gpu_memory: float = Field(0.3, gt=0, lt=1, description="Share of a GPU's memory for vLLM; colocate only.")
+    tensor_parallel: Count = Field(1, description="GPUs over which vLLM cuts the model; colocate only.")
+
+
 class Rollout(Section):
     """How completions are sampled."""
 
@@ -117,7 +128,11 @@ class Rollout(Section):
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     max_tokens: Count = Field(1024, description="Longest completion, in tokens.")
     engine: Literal["transformers", "vllm"] = Field("transformers", description="What generates the completions.")
-    shared_prompt: bool = Field(False, description="Compute each prompt once for its whole group.")
+    vllm: Vllm = Vllm()
+    shared_prompt: bool = Field(True, description="Compute each prompt once for its whole group.")
+    max_refills: int = Field(
+        0, ge=0, description="Times that groups with equal rewards are replaced by other prompts' (dynamic sampling)."
+    )
 
 
 class Length(Section):
@@ -171,6 +186,9 @@ class Train(Section):
         None, description="Refuse records with more tokens, prompt and answer; by default what the model can take."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
+    patience: Maybe[Count] = Field(
+        20, description="Stop after so many steps with only equal rewards, or only cut completions; null never does."
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, initial weights and sampling.")
 
     @field_validator("warmup")
@@ -186,9 +204,26 @@ class Eval(Section):
 
     every: Maybe[Count] = Field(None, description="Optimiser steps between evaluations; by default only at the end.")
     limit: Maybe[Count] = Field(None, description="Score the first so many held-out records.")
-    metric: Literal["score", "reward", "loss", "f1", "acc@0.25", "acc@0.5", "overall"] = Field(
+    metric: Literal[
         "score",
-        description="What the best checkpoint is best in: score is the mean over records of their task's own score.",
+        "reward",
+        "loss",
+        "f1",
+        "acc@0.25",
+        "acc@0.5",
+        "overall",
+        "official_f1",
+        "official_f1_20",
+        "official_acc@0.25",
+        "official_acc@0.5",
+        "official_overall",
+    ] = Field(
+        "score",
+        description="What the best checkpoint is best in: score is the mean over records of their task's own score, "
+        "official_… what rft3d evaluate says by the public scorers.",
+    )
+    patience: Maybe[Count] = Field(
+        None, description="Stop after so many evaluations without a better one; by default never."
     )
     keep_best: bool = Field(True, description="Keep the checkpoint with the best metric in the folder best.")
     sample: bool = Field(False, description="Sample the answers as rollouts do; by default greedy.")
@@ -205,7 +240,9 @@ class Log(Section):
     """What is written down during a run."""
 
     to: Listed[Literal["jsonl", "tensorboard", "wandb", "trackio"]] = Field(["jsonl"], description="Where metrics go.")
-    completions: int = Field(20, ge=0, description="Completions kept with their scores at each evaluation.")
+    completions: int = Field(
+        20, ge=0, description="Completions, and groups of rollouts, kept with their scores at a time."
+    )
     every: Count = Field(1, description="Optimiser steps between two lines of metrics.")
 
 
@@ -248,6 +285,8 @@ ONLY: dict[str, tuple[str, ...]] = {
     "rollout.prompts": ("grpo",),
     "rollout.engine": ("grpo",),
     "rollout.shared_prompt": ("grpo",),
+    "rollout.vllm": ("grpo",),
+    "rollout.max_refills": ("grpo",),
     "rewards": ("grpo",),
     "reward_options": ("grpo",),
     "train": ("sft", "grpo"),
@@ -257,11 +296,13 @@ ONLY: dict[str, tuple[str, ...]] = {
     "train.scale_rewards": ("grpo",),
     "train.std_floor": ("grpo",),
     "train.iterations": ("grpo",),
+    "train.patience": ("grpo",),
     "train.batch": ("sft",),
     "train.seed": STAGES,
     "eval.every": ("sft", "grpo"),
     "eval.metric": ("sft", "grpo"),
     "eval.keep_best": ("sft", "grpo"),
+    "eval.patience": ("sft", "grpo"),
     "checkpoint": ("sft", "grpo"),
     "log": ("sft", "grpo"),
 }

@@ -21,6 +21,15 @@ def recipes_dir() -> Path:
     return _shipped("recipes")
 
 
+def cluster_files() -> list[Path]:
+    """The files for runs on many GPUs: accelerate's configurations and a Slurm script.
+
+    Raises:
+        SetupError: Where the installation lacks them.
+    """
+    return sorted(path for path in (recipes_dir() / "cluster").iterdir() if path.suffix in (".yaml", ".sh"))
+
+
 def assets_dir() -> Path:
     """The folder of the shipped models and clips.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rft3d_cli.recipe import Recipe
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -46,11 +49,21 @@ def train(
     as_json: bool,
     run: Callable[..., dict[str, Any]],
 ) -> None:
-    """Load the recipe, then check it or run it."""
+    """Load the recipe, then check it or run it; of several processes, the first one checks and talks."""
     from rft3d_cli import console
     from rft3d_cli.recipe import load_recipe
+    from rft3d_cli.train import processes
 
-    recipe = load_recipe(recipe_name, overrides or [], stage=stage)
+    main = processes.is_main_process()
+    if not main:
+        if dry_run:
+            return
+        console.hush()
+
+    def load() -> Recipe:
+        return load_recipe(recipe_name, overrides or [], stage=stage)
+
+    recipe = load() if dry_run else processes.agreed(load)
     for short, full in recipe.aliases.items():
         console.note(f"  {short} -> {full}")
     folder = out or Path(recipe.config.output or f"runs/{recipe.name}")
@@ -72,6 +85,7 @@ def train(
                     "problems": [{"message": p.message, "exit_code": p.exit_code} for p in report.in_order()],
                     "warnings": report.warnings,
                     "budget": report.budget.document() if report.budget else None,
+                    "cost": report.cost,
                     "out": str(folder),
                 }
             )
@@ -81,6 +95,9 @@ def train(
         console.note(f"  would write {folder}/")
         return
     summary = run(recipe, folder, resume=resume)
+    processes.leave()
+    if not main:
+        return
     if as_json:
         console.print_json(summary)
     else:

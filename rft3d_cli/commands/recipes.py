@@ -79,7 +79,7 @@ def show(
     if as_yaml:
         typer.echo(to_yaml(recipe), nl=False)
         return
-    computed, budget = _budget(recipe)
+    computed, budget, cost = _budget(recipe)
     values = recipe.leaves() | recipe.computed | computed
     origin = recipe.origin | dict.fromkeys(computed, "computed")
     if as_json:
@@ -93,6 +93,7 @@ def show(
                 "keys": keys,
                 "aliases": recipe.aliases,
                 "budget": budget.document() if budget is not None else None,
+                "cost": cost,
             }
         )
         return
@@ -132,6 +133,30 @@ def copy(
     typer.echo(target)
     if recipe.config.stage in ("sft", "grpo"):
         console.note(f"run it with: rft3d {recipe.config.stage} --recipe {target}")
+
+
+@app.command(epilog="$ rft3d recipes cluster\n\n$ rft3d recipes cluster my-cluster")
+def cluster(
+    dest: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("cluster"),
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy the files that start a run on many GPUs: accelerate's, and a Slurm script."""
+    from rft3d_cli.errors import UsageError
+    from rft3d_cli.files import write_bytes
+    from rft3d_cli.resources import cluster_files
+
+    files = cluster_files()
+    there = [dest / path.name for path in files if (dest / path.name).exists()]
+    if there and not force:
+        raise UsageError(f"{there[0]} exists already", "name another folder, or replace what is there with --force")
+    for path in files:
+        write_bytes(dest / path.name, path.read_bytes())
+    if as_json:
+        console.print_json({"folder": str(dest), "files": [path.name for path in files]})
+        return
+    for path in files:
+        typer.echo(dest / path.name)
 
 
 @app.command(epilog="$ rft3d recipes check\n\n$ rft3d recipes check mine.yaml train.lr=2e-6")
@@ -218,25 +243,31 @@ def keys(
         typer.echo(f"{key.key}\n    {key.text}\n    {key.type}; {default}{only}")
 
 
-def _budget(recipe: Recipe) -> tuple[dict[str, Any], Budget | None]:
-    """Tokens and memory where the model's sizes are known; no weight is loaded."""
+def _budget(recipe: Recipe) -> tuple[dict[str, Any], Budget | None, dict[str, Any] | None]:
+    """Tokens, memory and time where the model's sizes are known; no weight is loaded."""
     from rft3d_cli.errors import SetupError
     from rft3d_cli.train.budget import assumed_row, budget, known_frames
+    from rft3d_cli.train.cost import cost, words, worth_saying
+    from rft3d_cli.train.devices import USUAL
     from rft3d_cli.train.shape import shape_of
 
     config = recipe.config
     if config.stage not in ("sft", "grpo"):
-        return {}, None
+        return {}, None, None
     try:
         shape = shape_of(config.model)
     except SetupError:
-        return {}, None
+        return {}, None, None
     found = budget(config, shape, assumed_row(config, shape))
     row = found.row
     said: dict[str, Any] = {"video.tokens_per_frame": row.frame_tokens}
     if known_frames(config) is None:
-        return {**said, "needs": f"{found.needs()} with {row.frames} frames a clip"}, found
-    return {**said, "video.tokens_per_clip": row.clip_tokens, "needs": found.needs()}, found
+        return {**said, "needs": f"{found.needs()} with {row.frames} frames a clip"}, found, None
+    said |= {"video.tokens_per_clip": row.clip_tokens, "needs": found.needs()}
+    if not worth_saying(shape):
+        return said, found, None
+    step = cost(config, shape, row)
+    return {**said, "time": words(step, 8, USUAL)}, found, step.document(8, USUAL)
 
 
 def _described(recipe: Recipe) -> dict[str, Any]:

@@ -324,3 +324,8 @@ def collate(
     tensors: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}
     clips = [torch.from_numpy(p.geometry) for p in prompts if p.geometry is not None]
     return tensors | ({"geometry_images": clips} if clips else {})
+
+
+def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+    """A batch of :func:`collate` on a device."""
+    return {k: [t.to(device) for t in v] if isinstance(v, list) else v.to(device) for k, v in batch.items()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate
+from rft3d_cli.models.inputs import EncodedPrompt, FrameStore, collate, on_device
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.prompts import FORBIDDEN
 from rft3d_cli.records import Record
@@ -46,6 +47,19 @@ class Decoding:
         }
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Args:
+        text: Without the token that ends it.
+        cut: It did not end by itself: the token limit ended it.
+    """
+
+    text: str
+    cut: bool = False
+
+
 def forbidden_ids(processor: FrameProcessor) -> list[int]:
     """Ids of the tokens that stand for pixels, where the tokenizer knows them: none of them may be sampled."""
     tokenizer = processor.tokenizer
@@ -55,7 +69,23 @@ def forbidden_ids(processor: FrameProcessor) -> list[int]:
 
 def generate(model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPrompt], decoding: Decoding) -> list[str]:
     """Answers to one batch of prompts, in order."""
+    return [answer.text for answer in generate_answers(model, processor, prompts, decoding)]
+
+
+def generate_answers(
+    model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPrompt], decoding: Decoding
+) -> list[Answer]:
+    """Answers to one batch of prompts, in order, and whether each came to its end."""
     import torch
+
+    config = _generation_config(model, processor, decoding)
+    batch = on_device(collate(prompts, config.pad_token_id), model.device)
+    with torch.inference_mode():
+        out = model.generate(**batch, generation_config=config)
+    return _said(processor, out[:, batch["input_ids"].shape[1] :], config)
+
+
+def _generation_config(model: Any, processor: FrameProcessor, decoding: Decoding) -> Any:
     from transformers import GenerationConfig
 
     tokenizer = processor.tokenizer
@@ -63,24 +93,56 @@ def generate(model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPro
     sampling: dict[str, Any] = {"do_sample": False}
     if decoding.sample:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    config = GenerationConfig(
+    return GenerationConfig(
         max_new_tokens=decoding.max_tokens,
         eos_token_id=stop if stop is not None else tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         suppress_tokens=forbidden_ids(processor),
         **sampling,
     )
-    batch = on_device(collate(prompts, tokenizer.pad_token_id), model.device)
-    with torch.inference_mode():
-        out = model.generate(**batch, generation_config=config)
-    width = batch["input_ids"].shape[1]
-    texts: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-    return texts
 
 
-def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
-    """A batch of :func:`~rft3d_cli.models.inputs.collate` on a device."""
-    return {k: [t.to(device) for t in v] if isinstance(v, list) else v.to(device) for k, v in batch.items()}
+def _said(processor: FrameProcessor, tokens: Any, config: Any) -> list[Answer]:
+    """Answers of ``(rows, length)`` token ids."""
+    import torch
+
+    texts: list[str] = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ended = torch.isin(tokens, torch.tensor(config.eos_token_id, device=tokens.device)).any(dim=1).tolist()
+    return [Answer(text, not end) for text, end in zip(texts, ended, strict=True)]
+
+
+def sample_group(
+    model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPrompt], decoding: Decoding, group: int
+) -> list[list[Answer]]:
+    """Several answers to each prompt of one batch; each prompt is computed once.
+
+    Draws follow ``decoding.seed`` and the batch, and leave the process's generators as they were.
+
+    Args:
+        model: Weights, in evaluation mode.
+        processor: Text and pixels to what they take.
+        prompts: One batch.
+        decoding: How; its ``batch`` does not count here.
+        group: Answers a prompt.
+
+    Returns:
+        ``group`` answers a prompt, in the order of the prompts.
+    """
+    import torch
+
+    from rft3d_cli.models.shared_prompt import generate_from, read_prompts, sharing, why_not
+    from rft3d_cli.models.towers import FrozenTowers
+
+    if why_not(model) is not None:
+        repeated = [prompt for prompt in prompts for _ in range(group)]
+        with _drawing(model, decoding):
+            found = generate_answers(model, processor, repeated, decoding)
+    else:
+        config = _generation_config(model, processor, decoding)
+        with _drawing(model, decoding), torch.inference_mode(), sharing(model):
+            read = read_prompts(model, prompts, config.pad_token_id, FrozenTowers(), range(len(prompts)))
+            found = _said(processor, generate_from(model, read, group, config), config)
+    return [found[start : start + group] for start in range(0, len(found), group)]
 
 
 def answers(
@@ -104,19 +166,58 @@ def answers(
         decoding: How.
         first: How many records were answered before these, where a run goes on: a multiple of ``decoding.batch``.
     """
-    import torch
+    for part, prompts, own in _batches(model, records, store, decoding, decoding.batch, first):
+        with _drawing(model, own):
+            texts = generate(model, processor, prompts, own)
+        yield from zip(part, texts, strict=True)
 
+
+def grouped_answers(
+    model: Any,
+    processor: FrameProcessor,
+    records: Sequence[Record],
+    store: FrameStore,
+    decoding: Decoding,
+    group: int,
+    first: int = 0,
+) -> Iterator[tuple[Record, list[Answer]]]:
+    """Several answers to each record, in the order of the records; see :func:`answers`.
+
+    Args:
+        model: Weights.
+        processor: Text and pixels to what they take.
+        records: What to answer.
+        store: Their frames.
+        decoding: How; ``batch`` counts answers, and a forward pass takes at least one whole group.
+        group: Answers a record.
+        first: How many records were answered before these.
+    """
+    for part, prompts, own in _batches(model, records, store, decoding, max(1, decoding.batch // group), first):
+        yield from zip(part, sample_group(model, processor, prompts, own, group), strict=True)
+
+
+def _batches(
+    model: Any, records: Sequence[Record], store: FrameStore, decoding: Decoding, size: int, first: int
+) -> Iterator[tuple[Sequence[Record], list[EncodedPrompt], Decoding]]:
+    """Records with their prompts, ``size`` at a time, and the decoding with a seed of the batch's own."""
     was_training = model.training
     model.eval()
     try:
-        for start in range(0, len(records), decoding.batch):
-            part = records[start : start + decoding.batch]
+        for start in range(0, len(records), size):
+            part = records[start : start + size]
             prompts = [store.encode(record) for record in part]
-            devices = [model.device] if model.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices, enabled=decoding.sample):
-                if decoding.sample:
-                    torch.manual_seed(decoding.seed * 1_000_003 + first + start)
-                texts = generate(model, processor, prompts, decoding)
-            yield from zip(part, texts, strict=True)
+            yield part, prompts, replace(decoding, seed=decoding.seed * 1_000_003 + first + start)
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def _drawing(model: Any, decoding: Decoding) -> Iterator[None]:
+    """Sampled tokens are drawn from ``decoding.seed``; the process's generators are left as they were."""
+    import torch
+
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices, enabled=decoding.sample):
+        if decoding.sample:
+            torch.manual_seed(decoding.seed)
+        yield

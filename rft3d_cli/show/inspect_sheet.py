@@ -72,10 +72,10 @@ def sheet(looks: Sequence[Look], name: str, total: int, width: int) -> Pixels:
         GROUND,
     )
     pen = ImageDraw.Draw(picture)
-    heading = f"{_drawable(shorten(name, 60))}: {len(drawn_looks):,} of {total:,} records"
+    heading = f"{drawable(shorten(name, 60))}: {len(drawn_looks):,} of {total:,} records"
     if any(look.said is not None for look in drawn_looks):
         heading += ". Green: target; dashed: saved answer, with its IoU"
-    pen.text((MARGIN, 1.5 * LINE), heading, font=_font(17), fill=TEXT, anchor="lm")
+    pen.text((MARGIN, 1.5 * LINE), heading, font=font_of(17), fill=TEXT, anchor="lm")
     y = 3 * LINE
     for row, height in zip(rows, heights, strict=True):
         for column, card in enumerate(row):
@@ -93,11 +93,11 @@ def _card(look: Look, tile: int, inner: int) -> Image:
     tiles = [_tile(frame, tile, look) for frame in look.frames]
     asked = _wrapped(prompt_text(look.record.prompt), inner, 13, 2)
     target = _wrapped(target_text(look), inner, 13, 2)
-    notes = [_fitted(note, inner, 13) for note in (hidden_text(look), *look.notes[:3]) if note]
+    notes = [fitted(note, inner, 13) for note in (hidden_text(look), *look.notes[:3]) if note]
     lines: list[tuple[str, Colour]] = [
         *((line, FAINT) for line in asked),
         *((line, TEXT) for line in target),
-        *((_fitted(line, inner, 13), SAID) for line in said_lines(look)),
+        *((fitted(line, inner, 13), SAID) for line in said_lines(look)),
         *((line, WARN) for line in notes),
     ]
     top = PAD + LINE + 4
@@ -109,7 +109,7 @@ def _card(look: Look, tile: int, inner: int) -> Image:
         card.paste(picture, (PAD + column * (tile + GAP), top))
     y = top + max(picture.height for picture in tiles) + 8
     for text, colour in lines:
-        pen.text((PAD, y + LINE / 2), text, font=_font(13), fill=colour, anchor="lm")
+        pen.text((PAD, y + LINE / 2), text, font=font_of(13), fill=colour, anchor="lm")
         y += LINE
     return card
 
@@ -117,15 +117,15 @@ def _card(look: Look, tile: int, inner: int) -> Image:
 def _title(pen: ImageDraw, look: Look, inner: int) -> None:
     meta = look.record.meta
     task = look.record.task
-    pen.text((PAD, PAD + LINE / 2), task, font=_font(14), fill=TARGET, anchor="lm")
-    x = PAD + _font(14).getlength(task) + 12
-    name = _fitted(look.record.id, round(inner - x + PAD), 14)
-    pen.text((x, PAD + LINE / 2), name, font=_font(14), fill=TEXT, anchor="lm")
-    x += _font(14).getlength(name) + 12
+    pen.text((PAD, PAD + LINE / 2), task, font=font_of(14), fill=TARGET, anchor="lm")
+    x = PAD + font_of(14).getlength(task) + 12
+    name = fitted(look.record.id, round(inner - x + PAD), 14)
+    pen.text((x, PAD + LINE / 2), name, font=font_of(14), fill=TEXT, anchor="lm")
+    x += font_of(14).getlength(name) + 12
     where = [shorten(part, 60) for part in (meta.dataset, meta.scene, meta.question_type) if part]
     left = round(inner + PAD - x)
     if where and left > 60:
-        pen.text((x, PAD + LINE / 2), _fitted(" · ".join(where), left, 13), font=_font(13), fill=FAINT, anchor="lm")
+        pen.text((x, PAD + LINE / 2), fitted(" · ".join(where), left, 13), font=font_of(13), fill=FAINT, anchor="lm")
 
 
 def _tile(frame: Shown, width: int, look: Look) -> Image:
@@ -138,14 +138,14 @@ def _tile(frame: Shown, width: int, look: Look) -> Image:
         ratio = look.views.size[1] / look.views.size[0] if look.views.size else 0.75
         picture = Image.new("RGB", (width, max(40, min(2 * width, round(width * ratio)))), (72, 72, 78))
         ImageDraw.Draw(picture).text(
-            (width / 2, picture.height / 2), "no picture", font=_font(13), fill=(190, 190, 196), anchor="mm"
+            (width / 2, picture.height / 2), "no picture", font=font_of(13), fill=(190, 190, 196), anchor="mm"
         )
     else:
         picture = Image.fromarray(pixels)
     tile = Image.new("RGB", (width, picture.height + LINE), CARD)
     pen = ImageDraw.Draw(tile)
     heading = f"frame {frame.number}, the target's" if marked else f"frame {frame.number}"
-    pen.text((0, LINE / 2 - 1), heading, font=_font(12), fill=TARGET if marked else FAINT, anchor="lm")
+    pen.text((0, LINE / 2 - 1), heading, font=font_of(12), fill=TARGET if marked else FAINT, anchor="lm")
     tile.paste(picture, ((width - picture.width) // 2, LINE))
     if marked:
         pen.rectangle((0, LINE, width - 1, tile.height - 1), outline=TARGET, width=2)
@@ -239,25 +239,27 @@ def right_option(target: ChoiceTarget) -> str:
 
 
 @cache
-def _font(size: int) -> Font:
+def font_of(size: int) -> Font:
+    """Pillow's own font."""
     from PIL import ImageFont
 
     return ImageFont.load_default(size)
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Text in the letters of Pillow's own font, which has neither dashes nor accents."""
     text = text.replace("–", "-").replace("—", "-")
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
-def _fitted(text: str, width: int, size: int) -> str:
+def fitted(text: str, width: int, size: int) -> str:
+    """Text cut to one line of a width, in pixels."""
     return "".join(_wrapped(text, width, size, 1))
 
 
 def _wrapped(text: str, width: int, size: int, most: int) -> list[str]:
     """Text in at most so many lines of a width; where it is longer, the last one ends in an ellipsis."""
-    text, font = _drawable(shorten(text, 2000)), _font(size)
+    text, font = drawable(shorten(text, 2000)), font_of(size)
     lines: list[str] = []
     while text and len(lines) < most:
         end = _longest(text, width, font)

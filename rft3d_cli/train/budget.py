@@ -178,7 +178,12 @@ def less(config: Config, found: Budget) -> str:
     return " or ".join([key for key, helps in keys if helps][:2])
 
 
-def budget(config: Config, shape: Shape, row: Row, *, processes: int = 1) -> Budget:
+def shares_prompts(config: Config) -> bool:
+    """Whether a run computes each prompt once for its group."""
+    return config.stage == "grpo" and config.rollout.shared_prompt
+
+
+def budget(config: Config, shape: Shape, row: Row, *, processes: int = 1, shared_prompt: bool | None = None) -> Budget:
     """The memory of a recipe of stage ``sft`` or ``grpo``.
 
     Args:
@@ -186,14 +191,21 @@ def budget(config: Config, shape: Shape, row: Row, *, processes: int = 1) -> Bud
         shape: Its model's.
         row: The longest sequence; every row of a batch is taken to be as long.
         processes: GPUs that train together, as plain data parallelism: what ZeRO or FSDP would share is not taken off.
+        shared_prompt: Whether each prompt is computed once for its group; by default as the recipe says.
     """
     numbers = _Numbers.of(config, shape)
-    terms = [*held(config, shape, processes=processes), *_update(config, shape, row, numbers)]
+    shared = shares_prompts(config) if shared_prompt is None else shared_prompt and config.stage == "grpo"
+    terms = [*held(config, shape, processes=processes), *_update(config, shape, row, numbers, shared)]
     if config.stage == "grpo":
         rows = math.ceil(config.completions / processes)
-        terms.append(Term("pixels of the rollout", pixels(shape, row, rows), "always"))
+        prompts = math.ceil(rows / config.rollout.group) if shared else rows
+        if shared:
+            terms.append(Term("pixels of the prompts", pixels(shape, row, prompts), "rollout"))
+            terms.append(Term("features of frozen towers", features(config, shape, row, numbers, prompts), "always"))
+        else:
+            terms.append(Term("pixels of the rollout", pixels(shape, row, rows), "always"))
         if config.rollout.engine == "transformers":
-            terms += _rollout(config, shape, row, numbers, rows)
+            terms += _rollout(config, shape, row, numbers, prompts, rows)
     else:
         terms.append(Term("pixels of the batch", pixels(shape, row, config.train.micro_batch), "update"))
     terms.append(Term("CUDA", CUDA, "always"))
@@ -287,8 +299,20 @@ def held(config: Config, shape: Shape, *, processes: int = 1) -> Iterator[Term]:
 
 
 def pixels(shape: Shape, row: Row, rows: int) -> int:
-    """Bytes of float32 patches; a rollout holds them once a completion, also where a prompt is shared."""
+    """Bytes of float32 patches; TRL's rollout holds them once a completion, a shared prompt's are read once."""
     return rows * row.clip_tokens * shape.merge**2 * shape.patch_numbers * 4
+
+
+def features(config: Config, shape: Shape, row: Row, numbers: _Numbers, prompts: int) -> int:
+    """Bytes of what frozen towers made of the prompts of a rollout, kept until the next: no tower sees a clip twice."""
+    learnt = trained(config, shape)
+    total = 0
+    if "vision" not in learnt and "vision merger" not in learnt:
+        total += row.clip_tokens * shape.text.width * numbers.frozen
+    if shape.branch is not None and "geometry encoder" not in learnt:
+        patches = row.frames * shape.geometry_patches(row.frame_tokens)
+        total += patches * 2 * shape.branch.width * numbers.compute
+    return prompts * total
 
 
 # A micro-batch ------------------------------------------------------------------------------------
@@ -380,20 +404,32 @@ def merger(shape: Shape, tokens: int, compute: int) -> int:
     return tokens * (gathered * (8 + 4 + compute) + 2 * compute * shape.branch.merger_hidden)
 
 
-def _update(config: Config, shape: Shape, row: Row, numbers: _Numbers) -> Iterator[Term]:
-    """What is kept adds up; of what is at work, one thing is at a time."""
+def _update(config: Config, shape: Shape, row: Row, numbers: _Numbers, shared: bool) -> Iterator[Term]:
+    """What is kept adds up; of what is at work, one thing is at a time.
+
+    Where prompts are shared, a micro-batch is one prompt (or as many as it has whole groups) and its completions. The
+    prompt's activations stay until the last of its completions has been through; its own way back comes after theirs.
+    """
     r, c = numbers.residual, numbers.compute
     rows, light = config.train.micro_batch, config.train.gradient_checkpointing
     learnt = trained(config, shape)
-    tokens = rows * (row.prompt + row.answer)
+    prompts = math.ceil(rows / config.rollout.group) if shared else rows
+    parts = [prompts * row.prompt, rows * row.answer]
+    tokens = sum(parts)
     kept = activations(shape.text, tokens, r, c, checkpointing=light)
-    if config.model.attention == "eager":
+    if config.model.attention == "eager" and not shared:
         kept += scores(shape.text, rows, row.prompt + row.answer, c, checkpointing=light)
     yield Term("activations of the language model", kept, "update")
+    if shared:
+        each = cache(shape.text, rows, row.prompt + row.answer, c) // (shape.text.layers if light else 1)
+        yield Term("the prompt's keys and values, for each completion", each, "update")
+        yield Term("gradients of the prompt's keys and values", cache(shape.text, prompts, row.prompt, c), "update")
+    back = max(parts) if shared else tokens
     at_work = {
         "logits and head": head(shape, rows * row.answer, r, c, trains="language model" in learnt),
-        "a layer on the way back": backward(shape.text, tokens, r, c, checkpointing=light),
+        "a layer on the way back": backward(shape.text, back, r, c, checkpointing=light),
     }
+    rows = prompts  # from here on: clips
     patches = rows * row.clip_tokens * shape.merge**2
     # With gradient checkpointing, transformers makes what enters a tower need a gradient; one that is frozen as a whole
     # is spared that (models.freeze.rest_where_frozen).
@@ -404,10 +440,11 @@ def _update(config: Config, shape: Shape, row: Row, numbers: _Numbers) -> Iterat
         at_work["a layer on the way back"] = max(
             at_work["a layer on the way back"], backward(shape.vision, patches, stream, c, checkpointing=light)
         )
-    else:
-        at_work["vision tower at work"] = patches * forward_only(shape.vision, numbers.frozen, c)
+    elif not (shared and config.rollout.engine == "transformers"):  # else the rollout has kept what it saw
+        at_work["vision tower at work"] = _seen(config, shape, row, numbers, rows, shared)
     if shape.branch is not None:
-        at_work["geometry encoder at work"] = encoder(shape, row, c)
+        if not (shared and config.rollout.engine == "transformers" and "geometry encoder" not in learnt):
+            at_work["geometry encoder at work"] = encoder(shape, row, c)
         yield Term("activations of the geometry merger", merger(shape, rows * row.clip_tokens, c), "update")
         if "geometry encoder" in learnt:
             clip = shape.branch.kept(row.frames * shape.geometry_patches(row.frame_tokens), row.frames, c)
@@ -428,13 +465,24 @@ def cache(text: Layers, rows: int, tokens: int, compute: int) -> int:
     return 2 * text.layers * text.keys * rows * tokens * compute
 
 
-def _rollout(config: Config, shape: Shape, row: Row, numbers: _Numbers, rows: int) -> Iterator[Term]:
-    """All completions of a process are generated at once, and each brings its prompt and frames along."""
+def _seen(config: Config, shape: Shape, row: Row, numbers: _Numbers, rows: int, shared: bool) -> int:
+    """Bytes while the vision tower looks: at all clips at once, or, frozen, at those of shared prompts in turn."""
+    frozen = not {"vision", "vision merger"} & trained(config, shape).keys()
+    clips = 1 if shared and frozen else rows
+    return clips * row.clip_tokens * shape.merge**2 * forward_only(shape.vision, numbers.frozen, numbers.compute)
+
+
+def _rollout(config: Config, shape: Shape, row: Row, numbers: _Numbers, prompts: int, rows: int) -> Iterator[Term]:
+    """All completions of a process are generated at once, and each brings its prompt and frames along, unless shared.
+
+    The keys and values of a shared prompt are there once: decoding reads them for the whole group.
+    """
     r, c = numbers.residual, numbers.compute
-    yield Term("key-value cache", cache(shape.text, rows, row.prompt + config.rollout.max_tokens, c), "rollout")
+    kept = cache(shape.text, prompts, row.prompt, c) + cache(shape.text, rows, config.rollout.max_tokens, c)
+    yield Term("key-value cache", kept, "rollout")
     at_work = {
-        "prompts being read": rows * row.prompt * forward_only(shape.text, r, c),
-        "vision tower at work": rows * row.clip_tokens * shape.merge**2 * forward_only(shape.vision, numbers.frozen, c),
+        "prompts being read": prompts * row.prompt * forward_only(shape.text, r, c),
+        "vision tower at work": _seen(config, shape, row, numbers, prompts, prompts < rows),
         "geometry encoder at work": encoder(shape, row, c),
     }
     yield _largest(at_work, "rollout")

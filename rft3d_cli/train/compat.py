@@ -16,17 +16,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import trl.trainer.grpo_trainer
 import trl.trainer.utils
-from accelerate.utils import gather, is_peft_model
+from accelerate.utils import gather, gather_object, is_peft_model
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from rft3d_cli.models.fusion import FusedModel
 from rft3d_cli.models.quiet import no_progress
+from rft3d_cli.models.shared_prompt import language_model, share_prompts
 from rft3d_cli.rewards.registry import RewardSet, completion_text
 from rft3d_cli.train.advantages import group_advantages, token_weights
 from rft3d_cli.train.data import Examples
+from rft3d_cli.train.dynamic import Refill
+from rft3d_cli.train.rollout import Rollout, SeesRollouts, rollout_metrics, sample
+from rft3d_cli.train.shared_prompt import SharedPrompts
 
 __all__ = ["GRPOConfig", "PolicyTrainer", "SFTConfig", "WarmupTrainer"]
 
@@ -122,11 +127,21 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         reward_set: Named rewards and their weights.
         std_floor: See :func:`~rft3d_cli.train.advantages.group_advantages`.
         group_loss: Normalise the loss by each group's tokens.
+        shared_prompt: Compute each prompt once for its group; False leaves the computation to TRL.
         **kwargs: TRL's.
     """
 
+    _buffered_inputs: list[dict[str, Any]] | None
+
     def __init__(
-        self, *, examples: Examples, reward_set: RewardSet, std_floor: float, group_loss: bool, **kwargs: Any
+        self,
+        *,
+        examples: Examples,
+        reward_set: RewardSet,
+        std_floor: float,
+        group_loss: bool,
+        shared_prompt: bool = True,
+        **kwargs: Any,
     ) -> None:
         self.examples, self.reward_set = examples, reward_set
         self.std_floor, self.group_loss = std_floor, group_loss
@@ -138,20 +153,118 @@ class PolicyTrainer(_Ours, GRPOTrainer):
             # in bfloat16, the two would differ, and KL would not start at 0.
             for own, reference in zip(self.model.parameters(), self.ref_model.parameters(), strict=True):
                 reference.data = reference.data.to(own.dtype)
+            self.ref_model.requires_grad_(False)
+        self.refill: Refill | None = None
+        self.shared: SharedPrompts | None = None
+        self._later: set[int] = set()
+        if shared_prompt:
+            self.shared = SharedPrompts(examples.prompt, self._tokenizer.pad_token_id)
+            for model in filter(None, (self.accelerator.unwrap_model(self.model), self.ref_model)):
+                share_prompts(language_model(self.accelerator.unwrap_model(model)))
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, in the arithmetic of training.
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, where prompts are shared without the shuffle, which would tear groups apart.
+
+        All micro-batches of a rollout make one optimiser step, so their order is only that of a sum.
+        """
+        if self.shared is None or not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            rollout = self._generate_and_score_completions(generation_batch)
+            # TRL's shuffle would draw this: the same seed then samples the same completions either way.
+            torch.randperm(len(rollout["records"]))
+            self._buffered_inputs = trl.trainer.grpo_trainer.split_tensor_dict(rollout, parts)
+        part = self._step % parts
+        self._later = {i for batch in self._buffered_inputs[part + 1 :] for i in batch["records"].tolist()}
+        return self._buffered_inputs[part]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; then gradients go on into the prompts that are through, and are averaged over processes.
+
+        torch's own averaging begins with the last micro-batch's backward pass, before those of its prompts.
+        """
+        loss = super().training_step(*args, **kwargs)
+        if self.shared is not None:
+            self.shared.close(self._later)
+            if self.accelerator.sync_gradients and self.accelerator.num_processes > 1:
+                self._average_gradients()
+        return loss
+
+    def _average_gradients(self) -> None:
+        """Mean over processes of every gradient, in pieces of some megabytes."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for piece in _pieces(trained, numbers=2**24):
+            for parameter in piece:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            flat = torch.cat([parameter.grad.reshape(-1) for parameter in piece])
+            mean = self.accelerator.reduce(flat, reduction="mean")
+            for parameter, own in zip(piece, mean.split([p.numel() for p in piece]), strict=True):
+                parameter.grad.copy_(own.view_as(parameter))
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        """TRL's, and again with other prompts where groups are refilled."""
+        if self.refill is None or not self.model.training:
+            return self.generate_once(prompts)
+        return self.refill.generate(prompts)
+
+    def generate_once(self, prompts: list[Any]) -> tuple[Any, ...]:
+        """TRL's. Where prompts are shared, frames go no further: TRL would process them for every completion."""
+        if self.shared is None:
+            found: tuple[Any, ...] = super()._generate(prompts)
+            return found
+        self.shared.next_rollout()
+        *found_, _, tool_images = super()._generate(prompts)
+        return (*found_, None, tool_images)
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's, in the arithmetic of training, or ours, where prompts are shared.
 
         ``generate`` encodes frames outside the model's forward, which is all that accelerate casts. Frozen weights in
         bfloat16 would there meet trained ones in float32.
         """
-        with self.accelerator.autocast(), self._geometry(self.model, self._indices):
-            return super()._generate_single_turn(*args, **kwargs)
+        if self.shared is None or self.use_vllm:
+            with self.accelerator.autocast(), self._geometry(self.model, self._indices):
+                return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with (
+            self.accelerator.autocast(),
+            trl.trainer.grpo_trainer.unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                generation_kwargs=self.generation_kwargs,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+        ):
+            sampled = self.shared.sample(model, self._indices, self.generation_config)
+        stop = torch.isin(sampled, torch.tensor(self.eos_token_ids, device=sampled.device))
+        kept = stop.long().cumsum(dim=1) - stop.long() == 0
+        return [row[own].tolist() for row, own in zip(sampled.cpu(), kept.cpu(), strict=True)], None
 
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """TRL's, with the geometry encoder's own frames, which are not in its fixed list of model inputs."""
-        with self._geometry(model, self._indices):
-            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """TRL's, with the geometry encoder's own frames, which are not in its fixed list of model inputs; or ours."""
+        if self.shared is None:
+            with self._geometry(model, self._indices):
+                return super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, batch_size, **kwargs
+                )
+        with self.accelerator.autocast():
+            log_probs, entropies = self.shared.log_probabilities(
+                self.accelerator.unwrap_model(model),
+                self._indices,
+                input_ids[:, -logits_to_keep:],
+                attention_mask[:, -logits_to_keep:],
+                batch_size,
+            )
+        return log_probs, entropies, None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """TRL's, which cuts a rollout into micro-batches and shuffles them; whose rows they are travels with them."""
@@ -173,6 +286,9 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         """
         indices = self._indices
         encoded = [self.examples.prompt(i) for i in indices]
+        if self.shared is not None and not self.use_vllm:
+            # Frames come from the encoded prompts, once each.
+            return [e.input_ids.tolist() for e in encoded], None, {}  # type: ignore[return-value]
         fields = {
             "pixel_values": torch.from_numpy(_concatenate([e.pixel_values for e in encoded])),
             "image_grid_thw": torch.from_numpy(_concatenate([e.image_grid_thw for e in encoded])),
@@ -193,7 +309,7 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         with all the records that it holds.
         """
         self._indices = [row["row"] for row in inputs]
-        inputs = [{**row, "prompt": self.examples.messages(row["row"])} for row in inputs]
+        self._inputs = inputs = [{**row, "prompt": self.examples.messages(row["row"])} for row in inputs]
         with _padding_on_the_left(self._tokenizer):
             output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mode = "train" if self.model.training else "eval"
@@ -218,6 +334,10 @@ class PolicyTrainer(_Ours, GRPOTrainer):
             factor = 2.0 ** math.ceil(math.log2(1 / weights.min().item()))
             output["tool_mask"] = output["completion_mask"] * (factor * weights[here])[:, None]
             output["num_items_in_batch"] = torch.tensor(factor * len(lengths) / group, device=weights.device)
+        rollout = Rollout(self.state.global_step + 1, self._samples, std.tolist())
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, SeesRollouts):
+                callback.on_rollout(rollout)
         return output
 
     def _calculate_rewards(
@@ -233,7 +353,9 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         names = list(self.reward_set.rewards)
         matrix = torch.full((len(inputs), len(names)), torch.nan, device=device)
         totals = torch.full((len(inputs),), torch.nan, device=device)
-        parts: dict[str, list[float]] = {}
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        tokens = completion_ids_list or [[]] * len(inputs)
+        samples = []
         answers = [
             (completion_text(completion), self.examples[source["row"]].record)
             for source, completion in zip(inputs, completions, strict=True)
@@ -241,13 +363,17 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         for row, scores in enumerate(self.reward_set.score_all(answers)):
             for name, score in scores.items():
                 matrix[row, names.index(name)] = score.value
-                for part, value in score.parts.items():
-                    parts.setdefault(f"parts/{name}/{part}", []).append(value)
+            text, record = answers[row]
+            total = self.reward_set.total(scores)
             if scores:
-                totals[row] = self.reward_set.total(scores)
-                parts.setdefault(f"reward/{answers[row][1].task}", []).append(self.reward_set.total(scores))
-        for name, values in parts.items():
-            self._metrics[mode][name].append(sum(values) / len(values))
+                totals[row] = total
+            clipped = bool(tokens[row]) and tokens[row][-1] not in ends
+            samples.append(sample(record, text, scores, total, tokens=len(tokens[row]), clipped=clipped))
+        # Means over all processes: a task that one process has none of would otherwise be missing from its log.
+        self._samples = gather_object(samples)
+        group = self.num_generations if mode == "train" else self.num_generations_eval
+        for name, value in rollout_metrics(self._samples, group).items():
+            self._metrics[mode][name].append(value)
         self._totals = gather(totals)
         return gather(matrix)
 
@@ -265,6 +391,18 @@ def _padding_on_the_left(tokenizer: Any) -> Iterator[None]:
         yield
     finally:
         tokenizer.padding_side = side
+
+
+def _pieces(parameters: Sequence[Any], numbers: int) -> Iterator[list[Any]]:
+    """Parameters of one format, one piece after another, each of about so many numbers."""
+    piece: list[Any] = []
+    for parameter in sorted(parameters, key=lambda p: str(p.dtype)):
+        if piece and (sum(p.numel() for p in piece) >= numbers or parameter.dtype != piece[0].dtype):
+            yield piece
+            piece = []
+        piece.append(parameter)
+    if piece:
+        yield piece
 
 
 def _concatenate(arrays: Sequence[Any]) -> Any:

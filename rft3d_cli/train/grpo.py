@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rft3d_cli.recipe import Recipe
+from rft3d_cli.train import vllm
 from rft3d_cli.train.stage import Stage, run_stage
 
 LOSSES = {"group": "dapo", "batch": "dapo", "sequence": "grpo"}
@@ -74,8 +75,7 @@ def _trainer(stage: Stage) -> Any:
         top_p=rollout.top_p,
         top_k=0,
         repetition_penalty=1.0,
-        generation_kwargs={"suppress_tokens": forbidden_ids(stage.processor)},
-        use_vllm=rollout.engine == "vllm",
+        **vllm.arguments(config, forbidden_ids(stage.processor), train.max_length or stage.processor.max_length),
         # Adapters' dropout would let the network that is updated differ from the one that sampled.
         disable_dropout=True,
         beta=train.kl,
@@ -94,4 +94,5 @@ def _trainer(stage: Stage) -> Any:
         reward_set=rewards,
         std_floor=train.std_floor,
         group_loss=train.loss == "group",
+        shared_prompt=rollout.shared_prompt,
     )

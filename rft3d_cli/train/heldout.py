@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rft3d_cli.models.predict import Decoding, answers, on_device
+from rft3d_cli.models.inputs import on_device
+from rft3d_cli.models.predict import Decoding, answers
 from rft3d_cli.records import Record
-from rft3d_cli.rewards.registry import RewardSet, Score, get
+from rft3d_cli.rewards.own import own_score
+from rft3d_cli.rewards.registry import RewardSet, Score
 from rft3d_cli.train.data import Examples
-
-OWN = {"detection": "det_f1", "grounding": "ground_iou", "choice": "accuracy", "number": "mra"}
-"""The reward that is each task's own score: F1 at 0.25, IoU, right or wrong, mean relative accuracy."""
+from rft3d_cli.train.official import official_metrics
+from rft3d_cli.train.processes import gathered
 
 
 class HeldOut:
@@ -23,14 +24,22 @@ class HeldOut:
         examples: The records.
         decoding: How answers are decoded.
         rewards: Also report the training reward, where given.
+        share: Which of how many processes this one is: each answers its share, and all get all answers.
     """
 
-    def __init__(self, examples: Examples, decoding: Decoding, rewards: RewardSet | None = None) -> None:
-        self.examples, self.decoding, self.rewards = examples, decoding, rewards
+    def __init__(
+        self,
+        examples: Examples,
+        decoding: Decoding,
+        rewards: RewardSet | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.examples, self.decoding, self.rewards, self.share = examples, decoding, rewards, share
 
     def answer(self, model: Any) -> list[tuple[Record, str]]:
         """The model's answers, in the order of the records."""
-        out: list[tuple[Record, str]] = []
+        mine, of = self.share
+        said: list[tuple[int, str]] = []
         examples = self.examples
         start = 0
         while start < len(examples):
@@ -39,10 +48,12 @@ class HeldOut:
             end = start
             while end < len(examples) and examples[end].store is store:
                 end += 1
-            records = [examples[i].record for i in range(start, end)]
-            out += answers(model, examples.processor, records, store, self.decoding)
+            rows = range(start, end)[mine::of]
+            found = answers(model, examples.processor, [examples[i].record for i in rows], store, self.decoding)
+            said += [(row, text) for row, (_, text) in zip(rows, found, strict=True)]
             start = end
-        return out
+        everything = sorted(gathered(said)) if of > 1 else said
+        return [(examples[row].record, text) for row, text in everything]
 
     def score(self, model: Any, *, keep: Path | None = None, step: int = 0, limit: int = 0) -> dict[str, float]:
         """Answer and score all records.
@@ -54,7 +65,7 @@ class HeldOut:
             limit: How many.
 
         Returns:
-            Metrics in [0, 1]; see :func:`summarise`.
+            Metrics in [0, 1]; see :func:`summarise` and :func:`~rft3d_cli.train.official.official_metrics`.
         """
         answered = self.answer(model)
         own = [own_score(record, text) for record, text in answered]
@@ -63,7 +74,7 @@ class HeldOut:
                 for (record, text), score in list(zip(answered, own, strict=True))[:limit]:
                     row = {"step": step, "id": record.id, "prediction": text, "score": score.value, "why": score.why}
                     stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-        metrics = summarise([record for record, _ in answered], own)
+        metrics = summarise([record for record, _ in answered], own) | official_metrics(answered)
         if self.rewards is not None:
             totals = [
                 self.rewards.total(scores)
@@ -80,7 +91,8 @@ class HeldOut:
         model.eval()
         total, count = 0.0, 0
         with torch.inference_mode():
-            for start in range(0, len(self.examples), batch):
+            mine, of = self.share
+            for start in range(0, len(self.examples), batch)[mine::of]:
                 rows = range(start, min(start + batch, len(self.examples)))
                 inputs = on_device(self.examples.supervised_batch(rows), model.device)
                 labels = inputs.pop("labels")[:, 1:]
@@ -92,14 +104,8 @@ class HeldOut:
                 total += float(torch.nn.functional.cross_entropy(logits[known], labels[known], reduction="sum"))
                 count += int(known.sum())
         model.train(was_training)
-        return total / max(1, count)
-
-
-def own_score(record: Record, text: str) -> Score:
-    """A record's own score; 0 for a text record, which has none."""
-    name = OWN.get(record.task)
-    score = get(name)(text, record) if name else None
-    return score if score is not None else Score(0.0)
+        sums = gathered([(total, count)]) if of > 1 else [(total, count)]
+        return sum(total for total, _ in sums) / max(1, sum(count for _, count in sums))
 
 
 def summarise(records: Sequence[Record], scores: Sequence[Score]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from rft3d_cli.console import PROGRESS_SECONDS, duration, jsonable, note, plain_progress
 from rft3d_cli.files import write_json
+from rft3d_cli.train import processes
 from rft3d_cli.train.run import Run, mark_complete
 
 SUMMARY = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss")
@@ -100,13 +101,20 @@ class CompleteMark(TrainerCallback):
         self.run = run
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write ``complete.json``."""
+        """Write ``complete.json``, once every process has written its share."""
+        processes.wait()
         if state.is_world_process_zero:
             mark_complete(self.run.checkpoints / f"checkpoint-{state.global_step}", self.run.seconds())
 
 
+SAME_SECONDS = 5.0
+"""Signals to one of several processes that come within this time are one."""
+
+
 class GracefulStop(TrainerCallback):
     """Turns a first Ctrl-C or SIGTERM into a checkpoint and an orderly end; a second one stops at once.
+
+    A signal to one process stops all of them, at the same step: those that go on would wait for it for ever.
 
     Args:
         period: Optimiser steps a rollout batch lasts; a checkpoint within one would not continue exactly.
@@ -115,9 +123,12 @@ class GracefulStop(TrainerCallback):
     def __init__(self, period: int) -> None:
         self.period = period
         self.signal: int | None = None
+        self._heard = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Ask for a checkpoint and the end where a signal has come."""
+        if state.global_step % self.period == 0:
+            self.signal = processes.most(self.signal or 0) or None
         if self.signal is not None and state.global_step % self.period == 0:
             control.should_save = True
             control.should_training_stop = True
@@ -129,8 +140,11 @@ class GracefulStop(TrainerCallback):
 
         def handle(number: int, _: Any) -> None:
             if self.signal is not None:
+                # A cluster signals every process, and the launcher signals them again.
+                if processes.world_size() > 1 and time.monotonic() - self._heard < SAME_SECONDS:
+                    return
                 raise KeyboardInterrupt
-            self.signal = number
+            self.signal, self._heard = number, time.monotonic()
             note("stopping after this step; once more to stop at once")
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -144,6 +158,8 @@ class GracefulStop(TrainerCallback):
 class HeldOutLog(TrainerCallback):
     """Scores held-out records every so many steps and at the end, and keeps the best model.
 
+    Every process takes part: each answers its share, and all go the same way. The first one writes.
+
     Args:
         score: Scores the model as it is; returns metrics.
         save: Writes the model to a folder.
@@ -151,6 +167,9 @@ class HeldOutLog(TrainerCallback):
         every: Steps between two scores; None for the end only.
         metric: What is best; ``loss`` is best when least, all else when most.
         keep_best: Whether to keep the best model in ``best/``.
+        patience: Scores without a better one that end the run; None for any number.
+        period: Optimiser steps that share a rollout; a run ends between two.
+        report: Also told of the scores.
     """
 
     def __init__(
@@ -162,28 +181,65 @@ class HeldOutLog(TrainerCallback):
         every: int | None,
         metric: str,
         keep_best: bool,
+        patience: int | None = None,
+        period: int = 1,
+        report: Callable[[dict[str, float]], None] = lambda metrics: None,
     ) -> None:
         self.score, self.save, self.run = score, save, run
         self.every, self.metric, self.keep_best = every, metric, keep_best
+        self.patience, self.period, self.report = patience, period, report
         self._record = run.folder / "best.json"
         self.last: dict[str, float] = {}
+        self.stopped: str | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score where it is due."""
-        if self.every and state.global_step % self.every == 0 and state.global_step < state.max_steps:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make no step more of a run that had ended for want of patience."""
+        self.stopped = self._enough()
+        if self.stopped is not None:
+            state.max_steps = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Score where it is due, and end the run where scores have long not risen."""
+        if state.global_step >= state.max_steps:
+            return control
+        if self.every and state.global_step % self.every == 0:
             self.run_now(state.global_step)
+            self.stopped = self._enough()
+        if self.stopped is not None and state.global_step % self.period == 0:
+            control.should_save = True
+            control.should_training_stop = True
+        return control
+
+    def _enough(self) -> str | None:
+        """Why the run ends here, by the scores that were logged; None where it goes on."""
+        if self.patience is None:
+            return None
+        found = [(row["step"], row.get(f"eval/{self.metric}")) for row in self._rows()]
+        known = [(step, value) for step, value in found if value is not None]
+        reason = None
+        if known:
+            sign = -1.0 if self.metric == "loss" else 1.0
+            step, value = max(known, key=lambda pair: sign * pair[1])
+            since = sum(later > step for later, _ in known)
+            if since >= self.patience:
+                reason = f"no better {self.metric} than {value:.3f} of step {step} in {since} evaluations"
+        return processes.gathered([reason])[0]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The lines of the metrics file."""
+        lines = self.run.metrics.read_text(encoding="utf-8").splitlines() if self.run.metrics.is_file() else []
+        return [json.loads(line) for line in lines]
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Score the end; of a run that had ended before it was resumed, the scores stand."""
         if state.global_step == state.max_steps:
-            self.last = self._scored(state.global_step)
+            (self.last,) = processes.gathered([self._scored(state.global_step)])[:1]
             if not self.last:
                 self.run_now(state.global_step)
 
     def _scored(self, step: int) -> dict[str, float]:
         """The metrics that were logged at ``step``, or none."""
-        lines = self.run.metrics.read_text(encoding="utf-8").splitlines() if self.run.metrics.is_file() else []
-        rows = [row for row in map(json.loads, lines) if row["step"] == step]
+        rows = [row for row in self._rows() if row["step"] == step]
         return {key.removeprefix("eval/"): value for row in rows for key, value in row.items() if key[:5] == "eval/"}
 
     def run_now(self, step: int) -> None:
@@ -191,8 +247,11 @@ class HeldOutLog(TrainerCallback):
         metrics = self.score(step)
         self.last = metrics
         self._keep(step, metrics)
+        if not processes.is_main_process():
+            return
         with self.run.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **{f"eval/{k}": v for k, v in jsonable(metrics).items()}}) + "\n")
+        self.report(metrics)
         shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items() if "/" not in name)
         note(f"  held out at step {step}: {shown}")
 
@@ -202,6 +261,8 @@ class HeldOutLog(TrainerCallback):
             return
         best = json.loads(self._record.read_text()) if self._record.is_file() else None
         sign = -1.0 if self.metric == "loss" else 1.0
-        if best is None or best["step"] >= step or sign * value > sign * best["value"]:
+        better = best is None or best["step"] >= step or sign * value > sign * best["value"]
+        if processes.gathered([better])[0]:  # as the first process says: the others may not see its files
             self.save(self.run.folder / "best")
-            write_json(self._record, {"step": step, "metric": self.metric, "value": value})
+            if processes.is_main_process():
+                write_json(self._record, {"step": step, "metric": self.metric, "value": value})

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rft3d_cli.answers.target import exact_answer, in_style, target_answer
 from rft3d_cli.console import note, warn
@@ -21,12 +22,14 @@ from rft3d_cli.prepare.heldout import CHECKED, HeldOut, synthetic
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.recipe_schema import Config
 from rft3d_cli.records import Clip, Meta, Record, RecordFile, missing_media, read_records
+from rft3d_cli.rewards.own import OWN
 from rft3d_cli.rewards.registry import RewardSet
 from rft3d_cli.samplers import DEFAULT_FRAMES
+from rft3d_cli.train import processes, vllm
 from rft3d_cli.train.budget import Budget, Row, assumed_row, budget, gib, less
-from rft3d_cli.train.devices import gpus
-from rft3d_cli.train.heldout import OWN
-from rft3d_cli.train.setup import world_size
+from rft3d_cli.train.cost import TYPICAL, Answers, cost, words, worth_saying
+from rft3d_cli.train.devices import USUAL, gpus, rate_of
+from rft3d_cli.train.processes import world_size
 from rft3d_cli.train.shape import shape_of
 
 if TYPE_CHECKING:
@@ -48,12 +51,14 @@ class Report:
         problems: What is wrong.
         warnings: What may go wrong; it keeps nobody from trying.
         budget: Tokens and memory, where the model's sizes and the data's are known.
+        cost: Arithmetic and seconds of a step, of models for GPUs.
     """
 
     lines: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Rft3dError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     budget: Budget | None = None
+    cost: dict[str, Any] | None = None
 
     def add(self, name: str, text: str) -> None:
         """Record a check that passed."""
@@ -86,6 +91,7 @@ def preflight(recipe: Recipe) -> Report:
     report.problems += model_problems(config.model)
     report.problems += _packages(config)
     report.problems += _blind(config)
+    _together(config, report)
     train = _read(config.data.train, config, report, "train", required=True)
     held_out = _read(config.data.eval, config, report, "eval", required=False)
     if not config.data.shared_scenes:
@@ -109,13 +115,50 @@ def _packages(config: Config) -> list[Rft3dError]:
     wanted: dict[str, str] = {f"log.to: {name}": name for name in config.log.to if name != "jsonl"}
     if config.model.attention == "flash_attention_2":
         wanted["model.attention: flash_attention_2"] = "flash_attn"
-    if config.stage == "grpo" and config.rollout.engine == "vllm":
-        wanted["rollout.engine: vllm"] = "vllm"
     return [
         SetupError(f"{key} needs the package {name}", f"pip install {name.replace('_', '-')}")
         for key, name in wanted.items()
         if find_spec(name) is None
     ]
+
+
+def _together(config: Config, report: Report) -> None:
+    """How this run is started: by whom, in how many processes, with what sampling its completions."""
+    world, here = processes.world_size(), len(gpus())
+    grpo = config.stage == "grpo"
+    if grpo and config.rollout.engine == "vllm":
+        report.problems += vllm.problems(config, world, here)
+    if world == 1 and here > 1:
+        report.warnings.append(
+            f"one process uses one of the {here} GPUs here; on all: "
+            f"torchrun --nproc_per_node {here} -m rft3d_cli {config.stage} ..."
+        )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in ("no", "bf16") or (precision == "bf16" and config.model.dtype == "float32"):
+        report.problems.append(
+            UsageError(
+                f"accelerate is told mixed_precision {precision}, and model.dtype says {config.model.dtype}",
+                "model.dtype=bfloat16 with mixed_precision bf16, or model.dtype=float32 with mixed_precision no",
+            )
+        )
+    engine, cut = processes.engine(), processes.sharding()
+    if engine == "DeepSpeed" and find_spec("deepspeed") is None:
+        report.problems.append(
+            SetupError("accelerate is told to use DeepSpeed, which is not here", "pip install deepspeed")
+        )
+    if not grpo:
+        return
+    if engine is not None and config.rollout.shared_prompt:
+        # FSDP cuts weights into pieces between passes that share a prompt; DeepSpeed makes its step with the last
+        # completions' backward pass, before that of their prompts.
+        report.problems.append(
+            UsageError(
+                f"{engine} takes its step before the gradients of shared prompts are there",
+                "rollout.shared_prompt=false, or train with DDP (torchrun, or cluster/ddp.yaml)",
+            )
+        )
+    if cut is not None and config.rollout.engine == "transformers":
+        report.warnings.append(f"{cut} gathers all weights for the sampling of completions; DDP and ZeRO-2 do not")
 
 
 def _blind(config: Config) -> list[Rft3dError]:
@@ -223,6 +266,13 @@ def room(meta: Meta) -> tuple[str, str] | None:
 
 def _rollouts(config: Config, files: Sequence[RecordFile], report: Report) -> None:
     records = sum(len(source.records) for source in files)
+    if config.rollout.max_refills and world_size() > 1:
+        report.problems.append(
+            UsageError(
+                f"rollout.max_refills replaces groups within one process, and this run has {world_size()}",
+                "leave rollout.max_refills out",
+            )
+        )
     if files and records < config.rollout.prompts:
         # TRL drops the rest of an epoch that fills no batch; here that would be every epoch, and no step would be made.
         report.problems.append(
@@ -336,6 +386,9 @@ def _lengths(config: Config, train: Sequence[RecordFile], held_out: Sequence[Rec
     if taught:
         prompt, answer, record = max(taught, key=lambda size: size[0] + (0 if config.stage == "grpo" else size[1]))
         _memory(config, _row(record, prompt, most if config.stage == "grpo" else answer, config, processor), report)
+        ordered = sorted(taught, key=lambda size: size[0] + size[1])
+        prompt, answer, record = ordered[len(ordered) // 2]
+        _time(config, _row(record, prompt, answer, config, processor), _answers(config, taught), len(taught), report)
 
 
 def _sizes(
@@ -388,6 +441,39 @@ def _memory(config: Config, row: Row | None, report: Report) -> None:
             f"this run is estimated to take {gib(report.budget.peak)} of GPU memory, and there are {gib(here)}; "
             f"less: {less(config, report.budget)}"
         )
+
+
+def _answers(config: Config, taught: Sequence[tuple[int, int, Record]]) -> Answers:
+    """How long completions will be: as the targets are, or where a model thinks before it answers, assumed."""
+    most = config.rollout.max_tokens
+    lengths = sorted(answer for _, answer, _ in taught)
+    if config.stage == "grpo":
+        thinks = config.reward_options.answer_style == "think"
+        if thinks and any(record.task in ("choice", "number") for _, _, record in taught):
+            return Answers(max(1, most // TYPICAL), most)
+        lengths = [min(length, most) for length in lengths]
+    # Of the prompts that are sampled together, the one with the longest answers keeps all others waiting.
+    last = lengths[len(lengths) - 1 - len(lengths) // (2 * config.rollout.prompts)]
+    return Answers(max(1, round(_mean(lengths))), last)
+
+
+def _time(config: Config, row: Row, answers: Answers, records: int, report: Report) -> None:
+    """Hours of the run, on the GPUs here or on the usual ones."""
+    try:
+        shape = shape_of(config.model)
+    except Rft3dError:
+        return
+    if not worth_saying(shape):
+        return
+    here = gpus()
+    rate, count = (rate_of(here[0].name), world_size()) if here else (USUAL, 8)
+    found = cost(config, shape, row, answers)
+    train = config.train
+    used = records * train.epochs
+    if train.steps is not None:
+        used = train.steps / config.generation_period_steps * found.records
+    report.add("time", words(found, count, rate, round(used)))
+    report.cost = found.document(count, rate)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -7,6 +7,7 @@
       run.json           command, versions, machine, data and model with their hashes, times
       metrics.jsonl      one line a logged step
       completions.jsonl  answers to held-out records, at each evaluation
+      rollouts.jsonl     the best and worst completions of some groups, now and then
       checkpoints/       checkpoint-50/ …, each with complete.json written last
       best/  final/      model directories
 """
@@ -31,7 +32,16 @@ from rft3d_cli.recipe import Recipe, flatten, to_yaml
 from rft3d_cli.recipe_yaml import parse_file
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "scipy", "av", "pillow")
-FREE_TO_CHANGE = ("output", "data.workers", "log.to", "log.every", "log.completions", "checkpoint.keep")
+FREE_TO_CHANGE = (
+    "output",
+    "data.workers",
+    "log.to",
+    "log.every",
+    "log.completions",
+    "checkpoint.keep",
+    "train.patience",
+    "eval.patience",
+)
 """Keys that may differ between a run and its continuation: they do not touch what is learned."""
 
 
@@ -87,7 +97,7 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
     checkpoint = None
     if known:
         checkpoint = newest_complete(out / "checkpoints")
-        for name in ("metrics.jsonl", "completions.jsonl"):
+        for name in ("metrics.jsonl", "completions.jsonl", "rollouts.jsonl"):
             _cut(out / name, step_of(checkpoint) if checkpoint else 0)
         note(f"resuming {out} from {checkpoint.name}" if checkpoint else f"{out} has no complete checkpoint yet")
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -14,19 +13,11 @@ from rft3d_cli.files import sha256
 from rft3d_cli.models.loader import load_speaker, weight_hashes
 from rft3d_cli.models.processor import FrameProcessor
 from rft3d_cli.recipe_schema import Config
+from rft3d_cli.train import loggers
+from rft3d_cli.train.processes import PATIENCE
 from rft3d_cli.train.run import Run
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
-
-
-def world_size() -> int:
-    """Processes of this run, as accelerate and torchrun announce them."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def is_main_process() -> bool:
-    """Whether this process writes the run's files."""
-    return int(os.environ.get("RANK", "0")) == 0
 
 
 def reuse_memory() -> None:
@@ -88,6 +79,9 @@ def arguments(config: Config, run: Run, *, low_precision: bool) -> dict[str, Any
         "gradient_checkpointing": train.gradient_checkpointing,
         "bf16": low_precision,
         "use_cpu": not gpu,
+        "ddp_timeout": int(PATIENCE.total_seconds()),
+        # Every trained parameter is used in every step; looking for unused ones costs a pass over the graph each time.
+        "ddp_find_unused_parameters": False,
         "logging_strategy": "steps",
         "logging_steps": config.log.every,
         "save_strategy": "steps",
@@ -95,8 +89,11 @@ def arguments(config: Config, run: Run, *, low_precision: bool) -> dict[str, Any
         # One more than asked for while the newest is not yet marked complete: old ones are removed before that.
         "save_total_limit": max(2, config.checkpoint.keep),
         "eval_strategy": "no",
-        "report_to": [name for name in config.log.to if name != "jsonl"],
-        "dataloader_num_workers": config.data.workers,
+        # A loss that is no number is not to be logged as the mean of those before.
+        "logging_nan_inf_filter": False,
+        **loggers.arguments(config.log.to, run),
+        # GRPO's data set holds row numbers only; its prompts are read by a thread that shares memory with the trainer.
+        "dataloader_num_workers": config.data.workers if config.stage == "sft" else 0,
         "dataloader_pin_memory": gpu,
         "remove_unused_columns": False,
         "disable_tqdm": True,

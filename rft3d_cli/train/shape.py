@@ -53,6 +53,7 @@ class Branch:
         merger_hidden: Width between the merger's two layers.
         parameters: Of the encoder.
         uncut: Whether it sees frames before the cut to whole merged patches.
+        across: Those of the blocks whose attention goes over all frames of a clip.
     """
 
     encoder: str
@@ -63,6 +64,7 @@ class Branch:
     merger_hidden: int
     parameters: int
     uncut: bool
+    across: int = 0
 
     def kept(self, patches: int, frames: int, compute: int) -> int:
         """Bytes that autograd keeps of one clip where the encoder is trained: some 24 channels a channel and block."""
@@ -337,5 +339,6 @@ def vggt(
     learned = (img_size // patch_size) ** 2 + 1 + 1 + registers + 1
     tower = learned * d + 3 * patch_size**2 * d + d + eyes["depth"] * block + 2 * d
     parameters = tower + 2 * depth * (block + normalised) + 2 * (1 + registers) * d
-    blocks = eyes["depth"] + 2 * (layer % depth + 1)
-    return Branch("vggt", d, patch_size, 1 + registers, blocks, hidden or 4096, parameters, uncut=True)
+    across = layer % depth + 1
+    blocks = eyes["depth"] + 2 * across
+    return Branch("vggt", d, patch_size, 1 + registers, blocks, hidden or 4096, parameters, uncut=True, across=across)

@@ -1,6 +1,6 @@
 """A command of rft3d in a process of its own that sends itself a signal when a given step has been logged.
 
-Arguments: the signal's name, the step, and the command.
+Arguments: the signal's name, the step, and the command. Of several processes, the one of SIGNAL_RANK gets it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(name: str, step: int, command: list[str]) -> None:
 
     def on_log(self: monitor.MetricsLog, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         write(self, args, state, control, **kwargs)
-        if state.global_step == step:
+        if state.global_step == step and os.environ.get("SIGNAL_RANK", "0") == os.environ.get("RANK", "0"):
             os.kill(os.getpid(), signal.Signals[name])
 
     monitor.MetricsLog.on_log = on_log

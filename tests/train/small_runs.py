@@ -212,7 +212,7 @@ class Kind:
             found.append("weights")
         if metrics(out) != metrics(self.straight):
             found.append("metrics")
-        for name in ("completions.jsonl", "best.json"):
+        for name in ("completions.jsonl", "rollouts.jsonl", "best.json"):
             ours, theirs = (
                 path.read_bytes() if path.is_file() else None for path in (out / name, self.straight / name)
             )

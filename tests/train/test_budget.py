@@ -317,7 +317,7 @@ def at_full_size(name: str, *overrides: str, processes: int) -> Budget:
 
 def test_det_in_full_on_eight_gpus_is_what_its_parts_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
-    said = at_full_size("det", processes=8)
+    said = at_full_size("det", "rollout.shared_prompt=false", processes=8)
     language, merger, frozen = 3_085_938_688, 41_951_232, 668_684_288 + 909_112_320
     learnt = language + merger
     # float32 trained, bfloat16 frozen; as much for the reference; gradients, their buckets and two moments in float32;
@@ -334,8 +334,8 @@ def test_det_in_full_on_eight_gpus_is_what_its_parts_say(monkeypatch: pytest.Mon
     assert (certain + layers + one + GIB) / GIB == pytest.approx(87.5, abs=0.5)
     # Plain data parallelism does not fit eight A100 of 80 GB; without the reference it does, barely.
     assert said.peak > 80e9
-    assert at_full_size("det", "train.kl=0", processes=8).peak < 80e9
-    assert at_full_size("det", processes=1).peak > said.peak - 4 * learnt
+    assert at_full_size("det", "train.kl=0", "rollout.shared_prompt=false", processes=8).peak < 80e9
+    assert at_full_size("det", "rollout.shared_prompt=false", processes=1).peak > said.peak - 4 * learnt
 
 
 def test_adapters_fit_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,7 +372,7 @@ def test_the_readme_says_the_memory_that_is_computed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = re.findall(
-        r"^\| `(det|grounding|vsi)( [a-z._]+=\d+)?`[^|]*\| (\d+) GiB \| (\d+) GiB \|$", text, re.MULTILINE
+        r"^\| `(det|grounding|vsi)( [a-z._]+=\w+)?`[^|]*\| (\d+) GiB \| (\d+) GiB \|$", text, re.MULTILINE
     )
     assert len(rows) == 6
     for name, key, one, eight in rows:
@@ -388,11 +388,43 @@ def test_thirty_two_frames_of_sixty_four_completions_are_the_towers_to_see_at_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
-    one, eight = (at_full_size("grounding", processes=n) for n in (1, 8))
+    one, eight = (at_full_size("grounding", "rollout.shared_prompt=false", processes=n) for n in (1, 8))
     assert one.crowded == "rollout"
     assert one.during("rollout") > 6 * eight.during("rollout")
     pixels = next(term for term in one.terms if term.name == "pixels of the rollout")
     assert pixels.bytes == 64 * 32 * (392 // 14) * (504 // 14) * 3 * 2 * 14 * 14 * 4
+
+
+def test_a_shared_prompt_is_there_once_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
+    config = load_recipe("grounding").config
+    shape = shape_of(config.model)
+    row = assumed_row(config, shape)
+    shared, apart = (
+        {(term.name, term.when): term.bytes for term in budget(config, shape, row, shared_prompt=yes).terms}
+        for yes in (True, False)
+    )
+    assert budget(config, shape, row) == budget(config, shape, row, shared_prompt=True)
+    # 36 layers of two keys and values of 128 numbers in bfloat16: 8 prompts and 64 completions, or 64 of both.
+    token = 2 * 36 * 2 * 128 * 2
+    assert shared["key-value cache", "rollout"] == token * (8 * row.prompt + 64 * 256)
+    assert apart["key-value cache", "rollout"] == token * 64 * (row.prompt + 256)
+    # Eight clips' pixels instead of sixty-four, and one clip at a time before the tower.
+    assert 8 * shared["pixels of the prompts", "rollout"] == apart["pixels of the rollout", "always"]
+    assert ("vision tower at work", "rollout") in apart
+    assert ("vision tower at work", "rollout") not in shared
+    # What frozen towers made stays until the step's end: 8 clips of 8,064 tokens and 32 x 28 x 37 patches in bfloat16.
+    kept = 8 * (8064 * 2048 + 32 * 28 * 37 * 2 * 1024) * 2
+    assert shared["features of frozen towers", "always"] == kept
+    # One whole sequence a micro-batch either way, but the prompt is not repeated for more of them.
+    wide = load_recipe("grounding", ["train.micro_batch=8"]).config
+    eight, one = (
+        {term.name: term.bytes for term in budget(wide, shape, row, shared_prompt=yes).terms} for yes in (True, False)
+    )
+    inputs = 36 * 2048 * 4
+    assert eight["activations of the language model"] == inputs * (row.prompt + 8 * 256)
+    assert one["activations of the language model"] == inputs * 8 * (row.prompt + 256)
+    assert budget(wide, shape, row, shared_prompt=True).peak < budget(wide, shape, row, shared_prompt=False).peak / 2
 
 
 # ---- Whole runs
@@ -401,6 +433,7 @@ def test_thirty_two_frames_of_sixty_four_completions_are_the_towers_to_see_at_on
 RUNS = [
     pytest.param("sft", "vggt", ["model.freeze=[vision, geometry]", "train.gradient_checkpointing=true"], id="light"),
     pytest.param("grpo", "warm", [*MIXED, "train.kl=0.1"], id="grpo, mixed"),
+    pytest.param("grpo", "warm", [*MIXED, "train.kl=0.1", "rollout.shared_prompt=false"], id="grpo, repeated prompts"),
 ]
 
 

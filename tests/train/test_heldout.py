@@ -12,15 +12,23 @@ import torch
 from loss_reference import token_log_probs
 from small_runs import Kind, World, metrics, weights
 
+from rft3d_cli.answers.target import target_answer
+from rft3d_cli.benchmarks import detection, scanrefer, vsibench
+from rft3d_cli.errors import UsageError
+from rft3d_cli.examples import example_record
 from rft3d_cli.models.loader import load_model
 from rft3d_cli.models.predict import Decoding
+from rft3d_cli.prompts import thinking_prompt
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.records import Record
+from rft3d_cli.rewards.own import own_score
 from rft3d_cli.rewards.registry import RewardSet, Score
 from rft3d_cli.train.data import Examples, read_examples
-from rft3d_cli.train.heldout import HeldOut, own_score, summarise
+from rft3d_cli.train.heldout import HeldOut, summarise
 from rft3d_cli.train.monitor import HeldOutLog
+from rft3d_cli.train.official import official_metrics
 from rft3d_cli.train.run import Run
+from rft3d_cli.train.sft import run_sft
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +200,115 @@ def test_each_task_has_its_own_score(world: World) -> None:
             assert own_score(record, wrong).value == 0.0
     text = Record.model_validate({"id": "t", "task": "text", "video": {"path": "x.mp4"}, "prompt": "What is it?"})
     assert own_score(text, "a chair").value == 0.0
+
+
+def evaluations(folder: Path, values: list[float], metric: str = "score", **options: Any) -> tuple[HeldOutLog, int]:
+    """A log whose evaluations, one every two steps, give these values; and the step at which it ends the run."""
+    coming = iter(values)
+    log = HeldOutLog(
+        lambda step: {metric: next(coming)},
+        lambda _: None,
+        Run(folder),
+        every=2,
+        metric=metric,
+        keep_best=False,
+        **options,
+    )
+    for step in range(1, 2 * len(values) + 1):
+        control = SimpleNamespace(should_save=False, should_training_stop=False)
+        log.on_step_end(None, SimpleNamespace(global_step=step, max_steps=100), control)
+        if control.should_training_stop:
+            assert control.should_save
+            return log, step
+    return log, 0
+
+
+@pytest.mark.parametrize(
+    ("values", "metric", "options", "ends"),
+    [
+        pytest.param([0.1, 0.3, 0.2, 0.3, 0.4], "score", {"patience": 2}, 8, id="two-that-are-not-better"),
+        pytest.param([0.1, 0.3, 0.2, 0.4, 0.3], "score", {"patience": 2}, 0, id="a-better-one-in-time"),
+        pytest.param([0.9, 0.3, 0.5, 0.5, 0.5], "loss", {"patience": 3}, 10, id="the-least-loss"),
+        pytest.param([0.5] * 9, "score", {}, 0, id="never-by-default"),
+        pytest.param([0.5, 0.4, 0.4, 0.4], "score", {"patience": 1, "period": 3}, 6, id="between-two-rollouts"),
+    ],
+)
+def test_a_run_without_a_better_evaluation_ends_early(
+    tmp_path: Path, values: list[float], metric: str, options: dict[str, Any], ends: int
+) -> None:
+    log, step = evaluations(tmp_path, values, metric, **options)
+    assert step == ends
+    assert (log.stopped is None) == (ends == 0)
+    if ends:
+        best = min(values[: ends // 2]) if metric == "loss" else max(values[: ends // 2])
+        assert f"no better {metric} than {best:.3f} of step {2 * values.index(best) + 2}" in (log.stopped or "")
+        # A run that had ended so makes no step more when it is resumed; with more patience it does.
+        state = SimpleNamespace(global_step=step, max_steps=100)
+        log.on_train_begin(None, state, None)
+        assert state.max_steps == step
+        log.patience, state.max_steps = 99, 100
+        log.on_train_begin(None, state, None)
+        assert state.max_steps == 100
+
+
+def test_a_run_that_ends_early_says_why_and_changes_nothing_when_repeated(
+    sft_recipe: Callable[..., Recipe], world: World, tmp_path: Path
+) -> None:
+    made = sft_recipe(
+        f"data.eval={world.data / 'val.jsonl'}", "data.shared_scenes=true", "eval.every=1", "eval.limit=2",
+        "eval.patience=1", "train.lr=1e-9", "rollout.max_tokens=4", "train.steps=9", "log.completions=0",
+    )  # fmt: skip
+    out = tmp_path / "run"
+    summary = run_sft(made, out)
+    assert summary["steps"] == 2
+    assert "no better score than" in summary["stopped"]
+    document = json.loads((out / "run.json").read_text())
+    assert document["stopped"] == document["summary"]["stopped"] == summary["stopped"]
+    before = (out / "metrics.jsonl").read_bytes()
+    again = run_sft(made, out, resume=True)
+    assert (again["steps"], again["stopped"], again["held_out"]) == (2, summary["stopped"], summary["held_out"])
+    assert (out / "metrics.jsonl").read_bytes() == before
+    assert (out / "final" / "config.json").is_file()
+
+
+def test_held_out_scores_hold_what_the_benchmarks_say(world: World) -> None:
+    records = [record for record in world.records("val") if record.task in ("detection", "grounding")]
+    asked = [
+        record.model_copy(update={"meta": record.meta.model_copy(update={"question_type": kind})})
+        for record in world.records("val")
+        for kind in ("object_counting" if record.task == "number" else "object_rel_distance",)
+        if record.task in ("choice", "number")
+    ]
+    texts = [target_answer(record) for record in records]
+    texts[1] = "none"
+    answered = [*zip(records, texts, strict=True), *((record, "A") for record in asked)]
+    found = official_metrics(answered)
+    for name, task, scorer in (("detection", "detection", detection), ("scanrefer", "grounding", scanrefer)):
+        pairs = [pair for pair in answered if pair[0].task == task]
+        document = scorer.score([r for r, _ in pairs], {r.id: text for r, text in pairs}).document
+        if name == "detection":
+            assert found["official_f1"] == pytest.approx(document["micro"]["f1"] / 100)
+            assert found["official_f1_20"] == pytest.approx(document["classes_20"]["f1"] / 100)
+        else:
+            assert found["official_acc@0.25"] == pytest.approx(document["overall"]["acc@0.25"] / 100)
+            assert found["official_acc@0.5"] == 1.0
+    questions = vsibench.score(asked, {record.id: "A" for record in asked}).document
+    assert found["official_overall"] == pytest.approx(questions["overall"] / 100) == 0.25
+
+
+def test_the_official_reading_takes_answers_out_of_tags_where_the_prompt_asks_for_them() -> None:
+    record = example_record("number")
+    record = record.model_copy(update={"meta": record.meta.model_copy(update={"question_type": "object_counting"})})
+    text = "<think>two and a half</think><answer>2.5</answer>"
+    assert official_metrics([(record, text)]) == {"official_overall": 0.0}
+    thinking = record.model_copy(update={"prompt": thinking_prompt(record.prompt, choice=False)})
+    assert official_metrics([(thinking, text)]) == {"official_overall": 1.0}
+    # Two files may use one id; questions of no benchmark have no official score.
+    assert official_metrics([(thinking, text), (thinking, "no")]) == {"official_overall": 0.5}
+    assert official_metrics([(example_record("text"), "a chair")]) == {}
+
+
+def test_patience_needs_evaluations_to_count(sft_recipe: Callable[..., Recipe]) -> None:
+    with pytest.raises(UsageError, match=r"`eval\.patience` counts evaluations"):
+        sft_recipe("eval.patience=2")
+    assert sft_recipe("eval.patience=2", "eval.every=5").config.eval.patience == 2

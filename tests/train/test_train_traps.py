@@ -33,7 +33,9 @@ ROWS = [0] * 4 + [2] * 4
 @pytest.fixture(scope="module")
 def trainer(world: World, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("trainer")
-    made = policy_trainer(recipe(folder / "r.yaml", grpo_tree(world.data, world.warm)), folder / "run")
+    tree = grpo_tree(world.data, world.warm)
+    tree["rollout"] |= {"shared_prompt": False}  # TRL's traps; ours are in test_shared_prompt.py
+    made = policy_trainer(recipe(folder / "r.yaml", tree), folder / "run")
     made.current_gradient_accumulation_steps = 1
     made.model.train()
     return made
@@ -44,6 +46,7 @@ def fused_trainer(request: pytest.FixtureRequest, world: World, tmp_path_factory
     folder = tmp_path_factory.mktemp("trainer")
     tree = grpo_tree(world.data, getattr(world, request.param))
     tree["model"] |= {"freeze": ["geometry"]}
+    tree["rollout"] |= {"shared_prompt": False}
     made = policy_trainer(recipe(folder / "r.yaml", tree), folder / "run")
     made.current_gradient_accumulation_steps = 1
     made.model.train()

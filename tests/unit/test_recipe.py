@@ -240,7 +240,6 @@ def test_overrides_leave_the_tree_they_are_laid_over_alone():
         pytest.param(["train.iterations=3"], "`checkpoint.every` 50 is no whole number of generation", id="period"),
         pytest.param(["engine=vllm", "geometry=vggt"], "takes no input of the geometry branch", id="vllm, geometry"),
         pytest.param(["engine=vllm", "top_p=0.9"], "needs `rollout.top_p` 1", id="vllm, truncated sampling"),
-        pytest.param(["shared_prompt=true"], "is not available in this version", id="shared prompt"),
         pytest.param(["micro_batch=5"], "64 completions are no multiple", id="uneven micro-batches"),
         pytest.param(
             ["reward_options.format=gate", "rewards={format: 1}"], "every reward but the gate", id="gate alone"
@@ -265,6 +264,7 @@ def test_rules_across_keys_are_checked(write, overrides, says):
         pytest.param(["geometry=none", "freeze=[geometry]"], id="frozen geometry that is not there"),
         pytest.param(["rewards.det_iou=0"], id="reward that is only logged"),
         pytest.param(["reward_options.format=gate", "rewards={det_f1: 1}"], id="gate without a weight for format"),
+        pytest.param(["rollout.shared_prompt=true"], id="shared prompt"),
         pytest.param(["rollout.shared_prompt=false"], id="shared prompt off"),
     ],
 )
