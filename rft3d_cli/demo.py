@@ -251,6 +251,7 @@ def run_demo(run: Run, out: Path, plan: Plan, *, from_scratch: bool, seed: int) 
     with clock.part("pictures", "one question about one clip"):
         look = demo.ask(trained)
         compared = _compare(demo, out / "look" / "before-after.png")
+        demo.command("report", str(out / "runs" / "grpo"), "-q")
     pictures = [path for path in sorted(look.glob("*")) if path.suffix in (".png", ".mp4") and path != compared]
     document = {
         "schema": 1,
@@ -263,7 +264,7 @@ def run_demo(run: Run, out: Path, plan: Plan, *, from_scratch: bool, seed: int) 
             ("detection, compared", str(compared)),
             *(("the clip's answer", str(path)) for path in pictures),
             ("the trained model", trained),
-            ("its metrics", str(out / "runs" / "grpo" / "metrics.jsonl")),
+            ("what its training went through", str(out / "runs" / "grpo" / "report.html")),
         ],
         "seconds": {name: round(value, 1) for name, value in clock.spent.items()},
     }

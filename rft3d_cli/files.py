@@ -56,6 +56,29 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
 
 
+def check_place(path: Path) -> None:
+    """Try that a file can be written at ``path``, before the work that it is to hold; nothing stays behind.
+
+    Args:
+        path: The final path; parent folders that are missing are not made, but must be such as can be.
+
+    Raises:
+        DataError: As :func:`atomic_path`.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, where a file would be written")
+    try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path} is a device or a pipe, where a file would be written")
+        nearest = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        # Permissions do not tell: a read-only or a virtual file system refuses what they allow.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=nearest)
+    except OSError as error:
+        raise DataError(f"{path.parent} cannot be written: {error.strerror}", "name another file") from None
+    os.close(handle)
+    Path(name).unlink()
+
+
 @contextmanager
 def atomic_writer(path: Path, *, durable: bool = True) -> Iterator[IO[str]]:
     """A text stream whose content appears at ``path`` when the block ends well."""

@@ -128,11 +128,11 @@ def verdict(summary: Mapping[str, Any]) -> str:
     'sampled groups differ in 83% of prompts; best of 8 is +0.21 ± 0.01 above greedy: RL has room'
     """
     best, groups, count = summary["rules"]["best"], summary["groups"], summary["group"]
+    if groups["equal"] >= NEARLY_ALL:
+        why = _why(groups) + ("; seen in one scene only" if summary["scenes"] < 2 else "")
+        return f"sampled groups have one reward each in {groups['equal']:.0%} of prompts: GRPO has no gradient{why}"
     if summary["scenes"] < 2:
         return "one scene is too few to tell"
-    if groups["equal"] >= NEARLY_ALL:
-        why = _why(groups)
-        return f"sampled groups have one reward each in {groups['equal']:.0%} of prompts: GRPO has no gradient{why}"
     gain, error = best["over_greedy"], best["error"]
     if gain + SURE * error <= LITTLE * summary["full"]:
         return f"greedy already equals best of {count}, or nearly ({_amount(gain, error)}): RL has no room" + _free(

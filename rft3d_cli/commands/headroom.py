@@ -86,11 +86,14 @@ def headroom(
     from rft3d_cli import console
     from rft3d_cli.commands._headroom_shown import count, show, warn
     from rft3d_cli.errors import UsageError
+    from rft3d_cli.files import check_place, write_json
 
     config = _config(recipe, overrides, rewards)
     for path in (details, out):
         if path is not None and (path.is_dir() or path.resolve() == records.resolve()):
             raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'what is asked'}", "name another file")
+        if path is not None:
+            check_place(path)
     chosen = _rewards(config, rewards)
     source, skipped = _read(records, media_root, config, chosen, limit)
     other = None if threshold_from is None else _tuning(threshold_from, media_root, source, config, chosen, limit)
@@ -105,17 +108,16 @@ def headroom(
         return
     document, lines = _measure(source, other, asked, config, model, chosen, size)
     document = {**_settings(asked, recipe, rewards, chosen), "skipped": skipped, **document}
-    if details is not None:
-        _write_lines(details, lines)
-    if out is not None:
-        from rft3d_cli.files import write_json
-
-        write_json(out, console.jsonable({"schema": 1, **document}))
     warn(document)
+    # Shown first: whatever happens to the files, what was measured is not lost.
     if as_json:
         console.print_json(document)
     else:
         show(document)
+    if details is not None:
+        _write_lines(details, lines)
+    if out is not None:
+        write_json(out, console.jsonable({"schema": 1, **document}))
 
 
 def _config(recipe: str | None, overrides: list[str] | None, rewards: list[str] | None) -> Config | None:
@@ -165,6 +167,8 @@ def _read(
         media_root = Path(config.data.media_root)
     source = read_records(path, media_root=media_root)
     known = [record for record in source.records if rewards.score("", record)]
+    if not known and all(record.target is None for record in source.records):
+        raise DataError(f"{path}: none of its records has a target", "name records to score answers by: rft3d prepare")
     if not known:
         tasks = ", ".join(sorted({record.task for record in source.records}))
         raise DataError(f"{path}: no reward applies to its records ({tasks})", "see rft3d rewards list")
@@ -178,8 +182,13 @@ def _tuning(
     from dataclasses import replace
 
     from rft3d_cli import console
-    from rft3d_cli.errors import DataError
+    from rft3d_cli.errors import DataError, UsageError
 
+    if all(record.task != "detection" for record in source.records):
+        raise UsageError(
+            f"--threshold-from tunes a threshold for detection, and {source.path} holds no detection record to score",
+            "leave --threshold-from out",
+        )
     found, _ = _read(path, media_root, config, rewards, limit)
     records = [record for record in found.records if record.task == "detection"]
     if not records:

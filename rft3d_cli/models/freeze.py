@@ -10,7 +10,9 @@ from typing import Any
 def freeze(model: Any, parts: Sequence[str]) -> None:
     """Switch off the gradients of the named parts: ``vision``, ``vision_merger``, ``geometry`` (the encoder).
 
-    Parts that the model does not have are passed over: one list fits plain and fused models.
+    Parts that the model does not have are passed over: one list fits plain and fused models. What a geometry encoder
+    has and never reads is not trained either way: torch's DDP waits for a gradient of every trained parameter, the
+    optimiser would hold moments for it, and a gradient of zeros would let weight decay move it.
 
     Args:
         model: A Qwen-VL, fused or not, with or without adapters.
@@ -24,8 +26,11 @@ def freeze(model: Any, parts: Sequence[str]) -> None:
         part = "vision_merger" if id(parameter) in merger else "vision"
         if part in parts:
             parameter.requires_grad_(False)
-    if "geometry" in parts and hasattr(backbone, "geometry_encoder"):
-        backbone.geometry_encoder.requires_grad_(False)
+    if hasattr(backbone, "geometry_encoder"):
+        encoder = backbone.geometry_encoder
+        # Loading switches gradients on, whatever the encoder's constructor says.
+        for parameter in encoder.parameters() if "geometry" in parts else encoder.unread():
+            parameter.requires_grad_(False)
 
 
 def rest_where_frozen(tower: Any) -> None:

@@ -49,6 +49,9 @@ class GeometryEncoder(Protocol):
     merger_hidden_dim: int
     uncut: bool
 
+    def unread(self) -> Iterable[nn.Parameter]:
+        """Parameters that no feature depends on; they are never trained."""
+
     def __call__(self, frames: Tensor) -> Tensor:
         """Features of one clip.
 

@@ -6,6 +6,8 @@ concatenated. It is trained from scratch with tiny, so it shows the machinery, n
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -46,6 +48,10 @@ class TinyGeometryEncoder(nn.Module):
         self.first_frame = nn.Parameter(torch.zeros(embed_dim))
         self.frame_block = _Block(embed_dim, num_heads)
         self.global_block = _Block(embed_dim, num_heads)
+
+    def unread(self) -> Iterable[nn.Parameter]:
+        """None: features depend on all parameters."""
+        return ()
 
     def forward(self, frames: Tensor) -> Tensor:
         """Features of one clip.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from rft3d_cli.errors import UsageError
 from rft3d_cli.models.inputs import EncodedPrompt, collate, on_device
+from rft3d_cli.models.joined_attention import available, joined_attention
 from rft3d_cli.models.towers import FrozenTowers
 
 ATTENTION = "rft3d_shared_prompt"
@@ -52,6 +55,7 @@ class Prompts:
         next_position: ``(prompts,)`` rotary positions of the last tokens.
         keys: ``(prompts, kv heads, length, dim)`` a layer, rotated.
         values: Likewise.
+        layers: How many layers the model has.
     """
 
     ids: Tensor
@@ -59,8 +63,9 @@ class Prompts:
     next_position: Tensor = field(default_factory=lambda: torch.empty(0))
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    layers: int = 0
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether the prompts differ in length."""
         return not bool(self.valid.all())
@@ -75,10 +80,13 @@ class Prompts:
     ) -> tuple[Tensor, None]:
         """The prompts' own attention; keys and values are kept.
 
-        A layer that is run again to recompute its activations must not replace what completions have used.
+        A layer that is run again to recompute its activations must not replace what completions have used. What comes
+        after the last layer's keys and values is of no use to anybody.
         """
         self.keys.setdefault(module.layer_idx, key)
         self.values.setdefault(module.layer_idx, value)
+        if module.layer_idx == self.layers - 1:
+            return torch.zeros_like(query).transpose(1, 2), None
         out, _ = sdpa_attention_forward(module, query, key, value, mask, scaling=scale)
         return out, None
 
@@ -122,17 +130,30 @@ class Continued:
     ) -> tuple[Tensor, None]:
         """Attention to the prompt and to the completion itself.
 
-        Heads that share a key are folded into the queries: keys and values are not repeated for them.
+        Where no kernel joins the two, each row gets its prompt's keys beside its own. Heads that share a key are then
+        folded into the queries: keys and values are not repeated for them.
         """
-        layer = module.layer_idx
+        prompt_key, prompt_value = (part[module.layer_idx] for part in (self.prompts.keys, self.prompts.values))
+        if self.in_order and not self.prompts.padded and available(query, key, value, prompt_key, prompt_value):
+            joined = joined_attention(query, key, value, prompt_key, prompt_value, scale)
+            return joined.transpose(1, 2).contiguous(), None
         rows, heads, length, dim = query.shape
         shared = key.shape[1]
-        keys = torch.cat([self._of_rows(self.prompts.keys[layer]), key], dim=2)
-        values = torch.cat([self._of_rows(self.prompts.values[layer]), value], dim=2)
+        keys = torch.cat([self._of_rows(prompt_key), key], dim=2)
+        values = torch.cat([self._of_rows(prompt_value), value], dim=2)
         folded = query.reshape(rows, shared, heads // shared * length, dim)
-        seen = self._seen(length, heads // shared)
+        seen = self._seen(length, heads // shared, value.dtype)
         out = scaled_dot_product_attention(folded, keys, values, attn_mask=seen, scale=scale)
         return out.reshape(rows, heads, length, dim).transpose(1, 2).contiguous(), None
+
+    @cached_property
+    def in_order(self) -> bool:
+        """Whether rows of one prompt follow one another, as many for each."""
+        count = len(self.prompts.ids)
+        if len(self.owner) % count:
+            return False
+        expected = torch.arange(count, device=self.owner.device).repeat_interleave(len(self.owner) // count)
+        return bool(torch.equal(self.owner, expected))
 
     def _of_rows(self, tensor: Tensor) -> Tensor:
         """Each row's prompt."""
@@ -141,8 +162,11 @@ class Continued:
             return tensor.expand(len(self.owner), -1, -1, -1)
         return tensor.index_select(0, self.owner)
 
-    def _seen(self, length: int, folds: int) -> Tensor:
-        """``(rows or 1, 1, folds · length, prompt + length)``: what each token of a completion sees."""
+    def _seen(self, length: int, folds: int, dtype: torch.dtype) -> Tensor:
+        """``(rows or 1, 1, folds · length, prompt + length)``: 0 where a token of a completion sees, else −∞.
+
+        One for all layers: a mask of truth values would be made into such a one, and kept, by each of them.
+        """
         if self._mask is None:
             device = self.owner.device
             own = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None]
@@ -150,8 +174,8 @@ class Continued:
                 before = self.prompts.valid[self.owner][:, None].expand(-1, length, -1)
             else:
                 before = torch.ones(1, length, self.prompts.valid.shape[1], dtype=torch.bool, device=device)
-            seen = torch.cat([before, own.expand(len(before), -1, -1)], dim=2)
-            self._mask = seen.repeat(1, folds, 1)[:, None]
+            seen = torch.cat([before, own.expand(len(before), -1, -1)], dim=2).repeat(1, folds, 1)[:, None]
+            self._mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -torch.inf)
         return self._mask
 
 
@@ -181,9 +205,18 @@ class SampledCache(DynamicCache):  # type: ignore[misc]
     ) -> tuple[Tensor, None]:
         """Attention of one new token a completion, to the prompt and to the completion so far.
 
-        All queries of a group meet the prompt's keys in one product: those are read once for the group.
+        All queries of a group meet the prompt's keys in one product: those are read once for the group. Products are
+        float32 whatever the format: attention kernels do not round scores either, and what is sampled should be what
+        is learned from.
         """
-        prompt_keys, prompt_values = (part[module.layer_idx] for part in (self.prompts.keys, self.prompts.values))
+        with torch.autocast(query.device.type, enabled=False):
+            out = self._attend(module, query.float(), key.float(), value.float(), scale)
+        return out.to(query.dtype), None
+
+    def _attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        prompt_keys, prompt_values = (
+            part[module.layer_idx].float() for part in (self.prompts.keys, self.prompts.values)
+        )
         rows, heads, length, dim = query.shape
         if length != 1:
             raise ValueError(f"{length} tokens at once; completions are sampled token by token")
@@ -192,21 +225,20 @@ class SampledCache(DynamicCache):  # type: ignore[misc]
         own = query.reshape(rows, shared, folds, dim)
         grouped = own.reshape(count, self.group, shared, folds, dim).transpose(1, 2)
         grouped = grouped.reshape(count, shared, self.group * folds, dim)
-        to_prompt = (grouped @ prompt_keys.transpose(2, 3)).float() * scale
+        to_prompt = grouped @ prompt_keys.transpose(2, 3) * scale
         if self.prompts.padded:
             if self._bias is None:
                 self._bias = torch.zeros(self.prompts.valid.shape, device=query.device)
                 self._bias.masked_fill_(~self.prompts.valid, -torch.inf)
             to_prompt = to_prompt + self._bias[:, None, None]
-        to_own = (own @ key.transpose(2, 3)).float() * scale
+        to_own = own @ key.transpose(2, 3) * scale
         to_prompt = to_prompt.reshape(count, shared, self.group, folds, before).transpose(1, 2)
-        scores = torch.cat([to_prompt.reshape(rows, shared, folds, before), to_own], dim=3).softmax(dim=3)
-        weights = scores.to(value.dtype)
+        weights = torch.cat([to_prompt.reshape(rows, shared, folds, before), to_own], dim=3).softmax(dim=3)
         from_prompt = weights[..., :before].reshape(count, self.group, shared, folds, before).transpose(1, 2)
         from_prompt = from_prompt.reshape(count, shared, self.group * folds, before) @ prompt_values
         from_prompt = from_prompt.reshape(count, shared, self.group, folds, dim).transpose(1, 2)
         out = from_prompt.reshape(rows, shared, folds, dim) + weights[..., before:] @ value
-        return out.reshape(rows, 1, heads, dim), None
+        return out.reshape(rows, 1, heads, dim)
 
 
 def _attention(
@@ -237,6 +269,8 @@ def why_not(model: Any) -> str | None:
     kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"}:
         return f"its layers use {', '.join(sorted(kinds - {'full_attention'}))}, which do not see the whole prompt"
+    if getattr(text, "attention_dropout", 0):
+        return f"its attention drops {text.attention_dropout:g} of the weights, which is not done here"
     if not hasattr(backbone(model), "rope_deltas"):
         return f"its kind ({model.config.model_type}) is not one whose positions are known: Qwen2.5-VL, Qwen3-VL"
     return None
@@ -246,11 +280,11 @@ def share_prompts(model: Any) -> None:
     """Let a model's text layers use our attention; without a shared prompt it is transformers' ``sdpa``.
 
     Raises:
-        ValueError: Where the model cannot share prompts; see :func:`why_not`.
+        UsageError: Where the model cannot share prompts; see :func:`why_not`.
     """
     reason = why_not(model)
     if reason is not None:
-        raise ValueError(reason)
+        raise UsageError(f"the model's prompts cannot be shared: {reason}", "add rollout.shared_prompt=false")
     model.set_attn_implementation({"text_config": ATTENTION})
 
 
@@ -295,7 +329,7 @@ def read_prompts(
     batch = on_device(collate(encoded, pad_token_id), model.device)
     ids, valid = batch.pop("input_ids"), batch.pop("attention_mask").bool()
     types = batch.pop("mm_token_type_ids")
-    prompts = Prompts(ids, valid[:, :-1])
+    prompts = Prompts(ids, valid[:, :-1], layers=len(body.language_model.layers))
     with towers.showing(body, indices, encoded):
         body(
             input_ids=ids[:, :-1],

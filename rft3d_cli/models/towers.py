@@ -6,7 +6,7 @@ and in the update. Towers that are not trained give the same features each time,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,10 +27,11 @@ class FrozenTowers:
         self._visual: dict[int, Any] = {}
         self._geometry: dict[int, Tensor] = {}
 
-    def forget(self) -> None:
-        """Let go of all features: other prompts are about to come."""
-        self._visual.clear()
-        self._geometry.clear()
+    def keep(self, indices: Collection[int]) -> None:
+        """Let go of the features of all prompts but these."""
+        for memory in (self._visual, self._geometry):
+            for index in memory.keys() - set(indices):
+                del memory[index]
 
     @contextmanager
     def showing(self, body: Any, indices: Sequence[int], encoded: Sequence[EncodedPrompt]) -> Iterator[None]:

@@ -9,7 +9,7 @@ before it is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -391,6 +391,14 @@ class VGGTEncoder(nn.Module):
         self.layer = layer
         self.aggregator = VGGTAggregator(**sizes)
         self.output_dim = self.aggregator.output_dim
+
+    def unread(self) -> Iterator[nn.Parameter]:
+        """Parameters that no feature depends on: DINOv2's mask token, and the pairs of blocks after the wanted one."""
+        body = self.aggregator
+        first = self.layer % len(body.frame_blocks) + 1
+        yield body.patch_embed.mask_token
+        for block in (*body.frame_blocks[first:], *body.global_blocks[first:]):
+            yield from block.parameters()
 
     def forward(self, frames: Tensor) -> Tensor:
         """Features of one clip.

@@ -262,7 +262,8 @@ def _axes(chart: Chart) -> tuple[Axis, Axis]:
         return rounded(across, zero=False), rounded(up, zero=False)
     low, high = (float(across.min()), float(across.max())) if len(across) else (0.0, 1.0)
     ends = (low - 1, high + 1) if high - low < 1e-9 else (low, high)
-    return axis_along(ends, tick_step(*ends, 5, whole=True)), rounded(up, zero=True)
+    most = 1.0 if chart.y.startswith("share") else math.inf
+    return axis_along(ends, tick_step(*ends, 5, whole=True)), rounded(up, zero=True, most=most)
 
 
 def _draw(scene: Scene, series: Series, place: Place, x_range: Point, y_range: Point) -> None:

@@ -24,14 +24,17 @@ class Axis:
     names: list[str]
 
 
-def rounded(values: Floats, *, zero: bool) -> Axis:
-    """An axis that begins and ends at round numbers, and with ``zero`` at 0 where that is not far."""
+def rounded(values: Floats, *, zero: bool, most: float = math.inf) -> Axis:
+    """An axis that begins and ends at round numbers, and with ``zero`` at 0 where that is not far.
+
+    A single value stands amid its axis, which ends at ``most`` where nothing can be above it.
+    """
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
     if zero and 0 < low <= 0.5 * high:
         low = 0.0
     size = max(abs(low), abs(high))
     if high - low < max(1e-9 * size, TINY):
-        low, high = (low - 0.1 * size, high + 0.1 * size) if size > TINY else (0.0, 1.0)
+        low, high = (low - 0.1 * size, max(high, min(high + 0.1 * size, most))) if size > TINY else (0.0, 1.0)
     step = tick_step(low, high, 5)
     return axis_along((step * math.floor(low / step + 1e-6), step * math.ceil(high / step - 1e-6)), step)
 

@@ -90,9 +90,10 @@ def summary(run: Run) -> dict[str, Any]:
     """What a run came to.
 
     Returns:
-        ``name``, ``folder``, ``stage``, ``steps``, ``planned``, ``finished``, ``seconds`` (sum of the steps that were
-        logged), ``best``, ``held_out`` and ``metrics`` (by key: ``n``, ``start`` and ``end``, means over the first and
-        the last tenth, ``min``, ``max``; held-out scores give their first and last), ``observations``, ``notes``.
+        ``name``, ``folder``, ``stage``, ``steps``, ``planned``, ``finished``, ``stopped`` (why it ended itself),
+        ``step_seconds`` (the median), ``best``, ``held_out`` and ``metrics`` (by key: ``n``, ``start`` and ``end``,
+        means over the first and the last tenth, ``min``, ``max``; held-out scores give their first and last),
+        ``observations``, ``notes``.
     """
     return {
         "name": run.name,
@@ -102,6 +103,7 @@ def summary(run: Run) -> dict[str, Any]:
         "steps": run.steps,
         "planned": run.planned,
         "finished": run.finished,
+        "stopped": run.stopped,
         "step_seconds": float(np.median(times.values)) if (times := run.curve("step_time")) is not None else None,
         "best": best_of(run),
         "held_out": {
@@ -130,6 +132,8 @@ def observations(run: Run) -> Iterator[str]:
         if key in run.lost:
             first, count = run.lost[key]
             yield f"{key} was not a number at {count:,} step{'s' if count > 1 else ''}, first at step {first:,}."
+    if run.stopped is not None:
+        yield f"The run ended itself: {run.stopped}."
     yield from _of_answers(run)
     yield from _of_boxes(run)
     yield from _of_held_out(run)

@@ -162,7 +162,7 @@ def cells(one: dict[str, Any]) -> tuple[str, ...]:
         one: Its summary.
     """
     planned = f" of {one['planned']:,}" if one["planned"] else ""
-    state = "" if one["finished"] else ", not finished"
+    state = ", ended itself" if one["stopped"] else "" if one["finished"] else ", not finished"
     main = next((key for key in ("reward", "loss") if key in one["metrics"]), None)
     figures = one["metrics"].get(main, {})
     best = one["best"]

@@ -95,6 +95,12 @@ class Run:
         return "finished" in self.about
 
     @property
+    def stopped(self) -> str | None:
+        """Why it ended itself, where it did."""
+        why = self.about.get("stopped")
+        return why if isinstance(why, str) and why else None
+
+    @property
     def metric(self) -> str:
         """The held-out metric that says which step is best."""
         return str(self.recipe.get("eval.metric") or "score")
@@ -230,7 +236,8 @@ def _objects(path: Path, notes: list[str]) -> Iterator[dict[str, Any]]:
     if last_bad and half:
         bad -= 1
     if bad:
-        notes.append(f"{path.name}: {bad:,} line{'s' if bad > 1 else ''} could not be read and are left out")
+        words = "lines could not be read and are" if bad > 1 else "line could not be read and is"
+        notes.append(f"{path.name}: {bad:,} {words} left out")
 
 
 def _document(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -101,17 +101,22 @@ def samples(run: Run, count: int) -> list[Sample]:
 
 
 def chosen(groups: Sequence[_Group], count: int) -> list[_Group]:
-    """Groups spread over the steps, and of each stretch the one whose rewards differ most: it teaches most."""
+    """Groups spread over the steps, and of each stretch the one whose rewards differ most: it teaches most.
+
+    Places of stretches without any go to the others whose rewards differ most.
+    """
     ordered = sorted(groups, key=lambda group: group.step)
     if not ordered:
         return []
     first, last = ordered[0].step, ordered[-1].step
-    stretches: dict[int, _Group] = {}
-    for group in ordered:
+    stretches: dict[int, int] = {}
+    for at, group in enumerate(ordered):
         place = min(count - 1, (group.step - first) * count // max(1, last - first))
-        if place not in stretches or group.weight > stretches[place].weight:
-            stretches[place] = group
-    return list(stretches.values())
+        if place not in stretches or group.weight > ordered[stretches[place]].weight:
+            stretches[place] = at
+    taken = set(stretches.values())
+    others = sorted((at for at in range(len(ordered)) if at not in taken), key=lambda at: -ordered[at].weight)
+    return [ordered[at] for at in sorted([*taken, *others[: count - len(taken)]])]
 
 
 def _groups(found: Iterable[dict[str, Any]]) -> list[_Group]:

@@ -195,7 +195,7 @@ def budget(config: Config, shape: Shape, row: Row, *, processes: int = 1, shared
     """
     numbers = _Numbers.of(config, shape)
     shared = shares_prompts(config) if shared_prompt is None else shared_prompt and config.stage == "grpo"
-    terms = [*held(config, shape, processes=processes), *_update(config, shape, row, numbers, shared)]
+    terms = [*held(config, shape, processes=processes, shared=shared), *_update(config, shape, row, numbers, shared)]
     if config.stage == "grpo":
         rows = math.ceil(config.completions / processes)
         prompts = math.ceil(rows / config.rollout.group) if shared else rows
@@ -235,8 +235,8 @@ def lora_of(config: Config, shape: Shape) -> Lora | None:
 def trained(config: Config, shape: Shape) -> dict[str, int]:
     """Trained parameters by part.
 
-    Without adapters: the language model, the geometry merger, and what ``model.freeze`` does not name. With them: the
-    adapters and a copy of the geometry merger.
+    Without adapters: the language model, the geometry merger, and what ``model.freeze`` does not name, but for what the
+    geometry encoder never reads. With them: the adapters and a copy of the geometry merger.
     """
     lora = lora_of(config, shape)
     merger = shape.parts.get("geometry merger", 0)
@@ -245,6 +245,8 @@ def trained(config: Config, shape: Shape) -> dict[str, int]:
     else:
         frozen = {"vision": "vision", "vision merger": "vision_merger", "geometry encoder": "geometry"}
         found = {part: n for part, n in shape.parts.items() if frozen.get(part) not in config.model.freeze}
+        if shape.branch is not None and "geometry encoder" in found:
+            found["geometry encoder"] -= shape.branch.unread
     return {part: count for part, count in found.items() if count}
 
 
@@ -258,14 +260,14 @@ def adapter_parameters(lora: Lora, text: Layers) -> int:
     return text.layers * lora.rank * sum(ends.get(name, 0) for name in lora.targets)
 
 
-def held(config: Config, shape: Shape, *, processes: int = 1) -> Iterator[Term]:
+def held(config: Config, shape: Shape, *, processes: int = 1, shared: bool = False) -> Iterator[Term]:
     """What does not depend on the data: weights, gradients, optimiser, reference.
 
     Trained weights are float32 whatever ``model.dtype`` says (``train.setup.trainable_model``), frozen ones are of it.
     Gradients are as large as the trained weights, and there from the first micro-batch of a step to its end; AdamW
-    keeps two numbers for each trained one from the first step on. With several processes, DDP keeps the gradients a
-    second time, in the buckets that it sums. Full fine-tuning with a KL term loads the starting model a second time, in
-    the same formats; with adapters, TRL keeps the starting ones, and the merger as it was loaded.
+    keeps two numbers for each trained one from the first step on. With several processes, DDP keeps gradients always,
+    in the buckets that it sums; shared prompts do without it. Full fine-tuning with a KL term loads the starting model
+    a second time, in the same formats; with adapters, TRL keeps the starting ones, and the merger as it was loaded.
 
     Under autocast the bfloat16 copy of a float32 weight lives as long as the forward pass that made it, or a whole
     rollout. The embeddings are copied only by ``generate``: TRL's head casts them piece by piece.
@@ -275,15 +277,14 @@ def held(config: Config, shape: Shape, *, processes: int = 1) -> Iterator[Term]:
     small = 4 if config.model.dtype == "float32" else 2
     weights = 0
     for part, count in shape.parts.items():
-        size = count * (4 if lora is None and part in learnt else small)
+        trains = learnt.get(part, 0) if lora is None else 0
+        size = 4 * trains + small * (count - trains)
         weights += size
         yield Term(f"{part} weights", size, "always")
     if lora is not None:
         yield Term("adapters", 4 * sum(learnt.values()), "always")
     total = sum(learnt.values())
-    yield Term("gradients", 4 * total, "update")
-    if processes > 1:
-        yield Term("gradients in DDP's buckets", 4 * total, "always")
+    yield Term("gradients", 4 * total, "always" if processes > 1 and not shared else "update")
     yield Term("AdamW", 8 * total, "always")
     if config.stage == "grpo" and config.train.kl > 0:
         merger = learnt.get("geometry merger", 0)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import trl.trainer.grpo_trainer
 import trl.trainer.utils
-from accelerate.utils import gather, gather_object, is_peft_model
+from accelerate.utils import broadcast, gather, gather_object, is_peft_model
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
@@ -105,6 +105,7 @@ class WarmupTrainer(_Ours, SFTTrainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        _gradients_in_buckets(self.accelerator)
         # Qwen2.5-VL's forward takes no token count, so transformers would average the means of micro-batches: a letter
         # in one would weigh as much as a whole list in another. TRL's loss, which is used, does take the count.
         self.model_accepts_loss_kwargs = True
@@ -148,6 +149,7 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         self._totals = torch.empty(0)
         with no_progress():
             super().__init__(**kwargs)
+        _gradients_in_buckets(self.accelerator)
         if self.ref_model is not None:
             # TRL loads the reference in one format. Where the policy's trained weights are float32 beside frozen ones
             # in bfloat16, the two would differ, and KL would not start at 0.
@@ -159,8 +161,39 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         self._later: set[int] = set()
         if shared_prompt:
             self.shared = SharedPrompts(examples.prompt, self._tokenizer.pad_token_id)
-            for model in filter(None, (self.accelerator.unwrap_model(self.model), self.ref_model)):
+            for model in filter(None, (self.model, self.ref_model)):
                 share_prompts(language_model(self.accelerator.unwrap_model(model)))
+            if self.accelerator.num_processes > 1:
+                self._train_unwrapped()
+
+    def _train_unwrapped(self) -> None:
+        """Keep torch's DDP away, whose buckets are as large as all gradients: they are averaged here.
+
+        DDP would also have given all processes the first one's weights.
+        """
+        prepare = self.accelerator.prepare_model
+
+        def prepare_model(model: Any, device_placement: bool | None = None, evaluation_mode: bool = False) -> Any:
+            return prepare(model, device_placement, evaluation_mode=True)
+
+        self.accelerator.prepare_model = prepare_model
+        for parameter in self.model.parameters():
+            broadcast(parameter.data)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """TRL's, in an order that depends on seed and epoch alone: a resumed run then meets the same records.
+
+        TRL's own generator goes on from epoch to epoch, and a resumed process begins it anew.
+        """
+        sampler = super()._get_train_sampler(dataset)
+        return _EpochSampler(
+            sampler.data_source,
+            sampler.mini_repeat_count,
+            sampler.batch_size,
+            sampler.repeat_count,
+            sampler.shuffle,
+            sampler.seed,
+        )
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """TRL's, where prompts are shared without the shuffle, which would tear groups apart.
@@ -182,7 +215,7 @@ class PolicyTrainer(_Ours, GRPOTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's; then gradients go on into the prompts that are through, and are averaged over processes.
 
-        torch's own averaging begins with the last micro-batch's backward pass, before those of its prompts.
+        torch's DDP would average in the last micro-batch's backward pass, before those of its prompts.
         """
         loss = super().training_step(*args, **kwargs)
         if self.shared is not None:
@@ -192,29 +225,40 @@ class PolicyTrainer(_Ours, GRPOTrainer):
         return loss
 
     def _average_gradients(self) -> None:
-        """Mean over processes of every gradient, in pieces of some megabytes."""
+        """Mean over processes of every gradient, in pieces of some megabytes.
+
+        A parameter that no process has a gradient of stays without one, as in a single process: given zeros, the
+        optimiser would let weight decay move it.
+        """
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        own = [float(parameter.grad is not None) for parameter in trained]
+        having = self.accelerator.reduce(torch.tensor(own, device=self.accelerator.device), reduction="sum").tolist()
+        trained = [parameter for parameter, count in zip(trained, having, strict=True) if count]
         for piece in _pieces(trained, numbers=2**24):
             for parameter in piece:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             flat = torch.cat([parameter.grad.reshape(-1) for parameter in piece])
             mean = self.accelerator.reduce(flat, reduction="mean")
-            for parameter, own in zip(piece, mean.split([p.numel() for p in piece]), strict=True):
-                parameter.grad.copy_(own.view_as(parameter))
+            for parameter, part in zip(piece, mean.split([p.numel() for p in piece]), strict=True):
+                parameter.grad.copy_(part.view_as(parameter))
 
     def _generate(self, prompts: list[Any]) -> Any:
         """TRL's, and again with other prompts where groups are refilled."""
+        if self.shared is not None:
+            self.shared.next_rollout()
         if self.refill is None or not self.model.training:
             return self.generate_once(prompts)
-        return self.refill.generate(prompts)
+        out = self.refill.generate(prompts)
+        if self.shared is not None:
+            self.shared.keep(self._indices)
+        return out
 
     def generate_once(self, prompts: list[Any]) -> tuple[Any, ...]:
         """TRL's. Where prompts are shared, frames go no further: TRL would process them for every completion."""
         if self.shared is None:
             found: tuple[Any, ...] = super()._generate(prompts)
             return found
-        self.shared.next_rollout()
         *found_, _, tool_images = super()._generate(prompts)
         return (*found_, None, tool_images)
 
@@ -376,6 +420,21 @@ class PolicyTrainer(_Ours, GRPOTrainer):
             self._metrics[mode][name].append(value)
         self._totals = gather(totals)
         return gather(matrix)
+
+
+class _EpochSampler(trl.trainer.utils.RepeatSampler):
+    """TRL's sampler with an order of its own in each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called at the start of each epoch."""
+        if self.shuffle and self.seed is not None:
+            self.generator.manual_seed(self.seed + epoch)
+
+
+def _gradients_in_buckets(accelerator: Any) -> None:
+    """Let DDP's buckets hold the gradients themselves and not copies of them: as much memory as all of them take."""
+    if accelerator.ddp_handler is not None:
+        accelerator.ddp_handler.gradient_as_bucket_view = True
 
 
 @contextmanager

@@ -37,8 +37,8 @@ def run_grpo(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, An
         ("reward", "reward"),
         *((short(name), f"rewards/{short(name)}/mean") for name in names),
         ("length", "completions/mean_length"),
-        ("clip%", "completions/clipped_ratio"),
-        ("same%", "frac_reward_zero_std"),
+        ("cut", "completions/clipped_ratio"),
+        ("same", "frac_reward_zero_std"),
         *((("kl", "kl"),) if recipe.config.train.kl else ()),
         ("s/step", "step_time"),
     )

@@ -222,7 +222,8 @@ class HeldOutLog(TrainerCallback):
             step, value = max(known, key=lambda pair: sign * pair[1])
             since = sum(later > step for later, _ in known)
             if since >= self.patience:
-                reason = f"no better {self.metric} than {value:.3f} of step {step} in {since} evaluations"
+                times = f"{since} evaluation{'s' if since > 1 else ''}"
+                reason = f"no better {self.metric} than {value:.3f} of step {step} in {times}"
         return processes.gathered([reason])[0]
 
     def _rows(self) -> list[dict[str, Any]]:

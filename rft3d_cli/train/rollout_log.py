@@ -26,23 +26,25 @@ class RolloutLog(TrainerCallback):
         run: Whose folder.
         limit: Most groups at a time.
         every: Optimiser steps between two times; None for a twentieth of the run.
+        period: Optimiser steps that share a rollout.
     """
 
-    def __init__(self, run: Run, *, limit: int, every: int | None) -> None:
-        self.path, self.limit, self.every = run.folder / "rollouts.jsonl", limit, every
+    def __init__(self, run: Run, *, limit: int, every: int | None, period: int = 1) -> None:
+        self.path, self.limit, self.every, self.period = run.folder / "rollouts.jsonl", limit, every, period
         self._next = 1
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find out how long the run is, and where it is."""
         self.every = self.every or max(1, state.max_steps // 20)
-        self._next = 1 + -(-state.global_step // self.every) * self.every
+        done = state.global_step
+        # As after the last rollout of the steps that are done, be it kept or not: a resumed run keeps the same groups.
+        self._next = self._after((done - 1) // self.period * self.period + 1) if done else 1
 
     def on_rollout(self, rollout: Rollout) -> None:
         """Write some groups where they are due: with the first step, then with the first after each period."""
         if not self.limit or rollout.step < self._next or not processes.is_main_process():
             return
-        period = self.every or 1
-        self._next = 1 + ((rollout.step - 1) // period + 1) * period
+        self._next = self._after(rollout.step)
         lines = [json.dumps(jsonable(row), ensure_ascii=False) + "\n" for row in rows(rollout, self.limit)]
         # Each line in one write: a reader, or a crash, finds whole lines.
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -51,6 +53,11 @@ class RolloutLog(TrainerCallback):
                 os.write(handle, line.encode("utf-8", "replace"))
         finally:
             os.close(handle)
+
+    def _after(self, step: int) -> int:
+        """The step from which groups are due again after a rollout at ``step``."""
+        every = self.every or 1
+        return 1 + ((step - 1) // every + 1) * every
 
 
 def rows(rollout: Rollout, limit: int) -> list[dict[str, Any]]:

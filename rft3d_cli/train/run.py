@@ -4,7 +4,7 @@
 
     runs/det/
       recipe.yaml        the resolved recipe
-      run.json           command, versions, machine, data and model with their hashes, times
+      run.json           command, versions, machine, data and model with their hashes, times; when and how resumed
       metrics.jsonl      one line a logged step
       completions.jsonl  answers to held-out records, at each evaluation
       rollouts.jsonl     the best and worst completions of some groups, now and then
@@ -108,14 +108,28 @@ def open_run(recipe: Recipe, out: Path, *, resume: bool) -> Run:
     with atomic_writer(out / "recipe.yaml") as stream:
         stream.write(to_yaml(recipe))
     run.update(
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        **_begun(out, checkpoint, known=known),
         recipe={"name": recipe.name, "sha256": recipe.sha256},
         versions=versions(),
         machine=machine(),
-        started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         resumed_from=checkpoint.name if checkpoint else None,
     )
     return run
+
+
+def _begun(out: Path, checkpoint: Path | None, *, known: bool) -> dict[str, Any]:
+    """When and by which command a run began; one that goes on keeps that, and adds to the list of its resumptions."""
+    now, command = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if not known:
+        return {"command": command, "started": now}
+    before = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    again = {"time": now, "command": command, "checkpoint": checkpoint.name if checkpoint else None}
+    return {
+        "command": before.get("command", command),
+        "started": before.get("started", now),
+        "resumed": [*before.get("resumed", []), again],
+        "stopped": None,
+    }
 
 
 def check_folder(recipe: Recipe, out: Path, *, resume: bool) -> bool:

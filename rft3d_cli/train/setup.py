@@ -80,7 +80,8 @@ def arguments(config: Config, run: Run, *, low_precision: bool) -> dict[str, Any
         "bf16": low_precision,
         "use_cpu": not gpu,
         "ddp_timeout": int(PATIENCE.total_seconds()),
-        # Every trained parameter is used in every step; looking for unused ones costs a pass over the graph each time.
+        # Every trained parameter is used in every step: models.freeze leaves out those that an encoder never reads.
+        # Looking for unused ones would cost a pass over the graph each time.
         "ddp_find_unused_parameters": False,
         "logging_strategy": "steps",
         "logging_steps": config.log.every,

@@ -54,6 +54,7 @@ class Branch:
         parameters: Of the encoder.
         uncut: Whether it sees frames before the cut to whole merged patches.
         across: Those of the blocks whose attention goes over all frames of a clip.
+        unread: Those of the parameters that no feature depends on; they are never trained.
     """
 
     encoder: str
@@ -65,6 +66,7 @@ class Branch:
     parameters: int
     uncut: bool
     across: int = 0
+    unread: int = 0
 
     def kept(self, patches: int, frames: int, compute: int) -> int:
         """Bytes that autograd keeps of one clip where the encoder is trained: some 24 channels a channel and block."""
@@ -328,8 +330,8 @@ def vggt(
 ) -> Branch:
     """VGGT's aggregator's sizes; see :class:`~rft3d_cli.models.vggt.VGGTAggregator`.
 
-    >>> vggt().parameters
-    909112320
+    >>> vggt().parameters, vggt().unread
+    (909112320, 25198080)
     """
     public = {"embed_dim": 1024, "depth": 24, "num_heads": 16}
     eyes, pairs = dino or public, aggregator or public
@@ -341,4 +343,6 @@ def vggt(
     parameters = tower + 2 * depth * (block + normalised) + 2 * (1 + registers) * d
     across = layer % depth + 1
     blocks = eyes["depth"] + 2 * across
-    return Branch("vggt", d, patch_size, 1 + registers, blocks, hidden or 4096, parameters, uncut=True, across=across)
+    unread = d + 2 * (depth - across) * (block + normalised)
+    size = (d, patch_size, 1 + registers, blocks, hidden or 4096, parameters)
+    return Branch("vggt", *size, uncut=True, across=across, unread=unread)

@@ -4,13 +4,14 @@ TRL repeats a prompt for each of its completions: in the towers, the prefill, th
 pass. Here a prompt is read once, its completions follow in chunks of a micro-batch, and gradients gather in the
 prompt's keys and values until the last of its completions has been through; then they go on into the prompt, once. The
 cost of an update falls from ``G · (P + C)`` tokens to ``P + G · C``, and its memory from a micro-batch of whole
-sequences to one prompt and a micro-batch of completions. The result is the same: sums are only taken in another order.
+sequences to one prompt and a micro-batch of completions, with the prompt's keys and values beside each. The result is
+the same: sums are only taken in another order.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -53,9 +54,14 @@ class SharedPrompts:
 
     def next_rollout(self) -> None:
         """Let go of everything: other prompts are about to come."""
-        self.towers.forget()
-        self._encoded.clear()
+        self.keep(())
         self._passes.clear()
+
+    def keep(self, indices: Iterable[int]) -> None:
+        """Let go of all prompts but these."""
+        kept = set(indices)
+        self.towers.keep(kept)
+        self._encoded = {index: encoded for index, encoded in self._encoded.items() if index in kept}
 
     def sample(self, model: Any, indices: Sequence[int], generation_config: Any) -> Tensor:
         """Sample a completion for each row.

@@ -135,7 +135,8 @@ def run_stage(
 
         trackers, report = loggers.taken_out(trained, config.log.to, run)
         held_out = _held_out(recipe, processor, run, trained, save, report)
-        rollouts = RolloutLog(run, limit=config.log.completions, every=config.eval.every)
+        period = config.generation_period_steps
+        rollouts = RolloutLog(run, limit=config.log.completions, every=config.eval.every, period=period)
         # What writes into a checkpoint comes before what marks it complete.
         for callback in (
             MetricsLog(run), ConsoleLog(columns), stopper, held_out, watch, rollouts, CompleteMark(run), *trackers,
@@ -177,6 +178,7 @@ def run_stage(
         run.update(finished=finished, summary=jsonable(summary), stopped=summary["stopped"])
         early = f"; ended early: {summary['stopped']}" if summary["stopped"] else ""
         note(f"  {step:,} steps in {duration(summary['seconds'])}{early}; model in {out / 'final'}")
+        note(f"  {shlex.join(['rft3d', 'report', str(out)])} shows what it went through")
     return summary
 
 

@@ -31,12 +31,12 @@ STATE = "watch.json"
 
 REASONS = {
     "same": (
-        "nothing was learnt in the last {steps} steps: the rewards of each group's completions are all equal",
+        "nothing was learnt in the last {steps}: the rewards of each group's completions are all equal",
         "look at rollouts.jsonl: where all is wrong, warm the model up or pay for less; where all is right, train on "
         "harder records",
     ),
     "clipped": (
-        "all completions of the last {steps} steps were cut at rollout.max_tokens {most}",
+        "all completions of the last {steps} were cut at rollout.max_tokens {most}",
         "look at rollouts.jsonl: raise rollout.max_tokens, or warm the model up until its answers end",
     ),
 }
@@ -154,7 +154,8 @@ class Watch(TrainerCallback):
         )
 
     def _text(self, name: str) -> str:
-        return REASONS[name][0].format(steps=self._streaks[name], most=self.most)
+        steps = self._streaks[name]
+        return REASONS[name][0].format(steps="step" if steps == 1 else f"{steps} steps", most=self.most)
 
     def _require(self, finite: torch.Tensor, what: str, rows: Iterable[int]) -> None:
         """Raise in all processes where something is not finite in one: the others would wait for it for ever."""

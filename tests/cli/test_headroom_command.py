@@ -9,6 +9,7 @@ import pytest
 from command_line import BOX, DETECTION_ANSWER, Shown, World, inside, record, records, run
 
 from rft3d_cli import prompts
+from rft3d_cli.errors import DataError
 from rft3d_cli.records import read_records, write_records
 
 QUICK = ("--group", 3, "--max-tokens", 90)
@@ -131,9 +132,9 @@ def test_people_get_tables_a_verdict_a_task_and_warnings(headroom: Headroom) -> 
     assert "nan" not in shown.out
 
 
-def test_one_record_is_too_few_to_tell(headroom: Headroom) -> None:
+def test_one_record_tells_little(headroom: Headroom) -> None:
     shown = headroom("--limit", 1, *QUICK)
-    assert "one scene is too few to tell" in shown.out
+    assert "seen in one scene only" in shown.out
     assert "nan" not in shown.out
     assert "confident boxes" not in shown.out
 
@@ -206,6 +207,50 @@ def test_a_threshold_is_not_tuned_on_what_is_scored(headroom: Headroom, many: Pa
     assert shown.code == 3
     assert "of the records that are scored, first detection-0" in shown.errors[0]
     assert "halves of the scenes" in shown.hint
+
+
+@pytest.mark.parametrize("option", ["--details", "--out"])
+@pytest.mark.parametrize("words", [[], ["--dry-run"]], ids=["run", "dry run"])
+@pytest.mark.parametrize("place", ["/proc/x/d.jsonl", "file/d.jsonl", "many/" + "d" * 300])
+def test_what_cannot_be_written_stops_before_the_model_is_asked(
+    headroom: Headroom, tmp_path: Path, option: str, words: list[str], place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    shown = headroom(option, place, *words, model="nobody/nothing")
+    assert (shown.code, shown.out) == (3, "")
+    assert "cannot be written" in shown.errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_was_measured_is_shown_although_its_file_fails(
+    headroom: Headroom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise DataError("the disk is full")
+
+    monkeypatch.setattr("rft3d_cli.commands.headroom._write_lines", full)
+    shown = headroom("--limit", 1, *QUICK, "--details", "deep/d.jsonl", "--json")
+    assert (shown.code, shown.errors) == (3, ["the disk is full"])
+    assert json.loads(shown.out)["n"] == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_threshold_needs_detection_to_be_scored(rft3d: Callable[..., Shown], world: World, tmp_path: Path) -> None:
+    number = [one for one in records() if one.task == "number"]
+    write_records(tmp_path / "number.jsonl", number)
+    words = ("--media-root", world.folder, "--model", "nobody/nothing", "--threshold-from", world.records)
+    shown = rft3d("headroom", "number.jsonl", *words)
+    assert shown.code == 2
+    assert "number.jsonl holds no detection record to score" in shown.errors[0]
+    assert "leave --threshold-from out" in shown.hint
+
+
+def test_records_without_targets_are_named_so(rft3d: Callable[..., Shown], world: World, tmp_path: Path) -> None:
+    text = record("text", "Describe it.", "A chair.", {"references": ["A chair."]})
+    write_records(tmp_path / "text.jsonl", [text.model_copy(update={"target": None})])
+    shown = rft3d("headroom", "text.jsonl", "--media-root", world.folder)
+    assert shown.code == 3
+    assert "none of its records has a target" in shown.errors[0]
 
 
 def test_records_are_not_written_over(headroom: Headroom, many: Path) -> None:

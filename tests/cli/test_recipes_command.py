@@ -65,11 +65,11 @@ def test_show_prints_key_value_and_source(rft3d):
 @pytest.mark.parametrize(
     ("words", "tokens", "needs"),
     [
-        pytest.param(["det"], "video.tokens_per_clip: 1008", "needs: about 75.3 GiB on 1 GPU (estimate)", id="full"),
+        pytest.param(["det"], "video.tokens_per_clip: 1008", "needs: about 75.2 GiB on 1 GPU (estimate)", id="full"),
         pytest.param(
-            ["det", "model.lora.rank=64"], "video.tokens_per_clip: 1008", "needs: about 23.0 GiB", id="adapters"
+            ["det", "model.lora.rank=64"], "video.tokens_per_clip: 1008", "needs: about 22.9 GiB", id="adapters"
         ),
-        pytest.param(["grounding"], "video.tokens_per_clip: 8064", "needs: about 77.8 GiB", id="32 frames"),
+        pytest.param(["grounding"], "video.tokens_per_clip: 8064", "needs: about 77.2 GiB", id="32 frames"),
         pytest.param(["tiny-det"], "video.tokens_per_frame: 12", "(estimate) with 32 frames a clip", id="tiny"),
     ],
 )

@@ -119,6 +119,13 @@ def test_gradients_pass_frozen_towers(folder: Path, rows: list[EncodedPrompt]) -
     assert all(name.startswith("model.language_model.") for name in reached)
 
 
+def test_gradients_reach_all_that_is_trained(folder: Path, rows: list[EncodedPrompt]) -> None:
+    loaded = Loaded.of(load_model(Model.model_validate({"name": str(folder), "freeze": []})))
+    loaded.model.train()
+    loaded.model(**collate(rows[:1], loaded.pad, [encode_answer(loaded.processor, "the chair")])).loss.backward()
+    assert all(p.requires_grad and p.grad is not None for p in loaded.model.parameters())
+
+
 def test_a_saved_one_comes_back(folder: Path, model: Loaded, rows: list[EncodedPrompt], tmp_path: Path) -> None:
     model.model.save_pretrained(tmp_path)
     model.processor.save_pretrained(tmp_path)

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
+from rft3d_cli.models import shared_prompt
 from rft3d_cli.models.shared_prompt import Continued, Prompts, SampledCache
 
 LAYER = SimpleNamespace(layer_idx=0)
@@ -18,6 +20,43 @@ SCALE = 0.3
 
 def made(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.fixture(params=["joined", "side by side"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways of attending to a prompt; only float32 and bfloat16 have a kernel that joins."""
+    if request.param == "side by side":
+        monkeypatch.setattr(shared_prompt, "available", lambda *_: False)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+@pytest.mark.parametrize(("count", "each"), [(1, 1), (1, 4), (3, 2)])
+def test_both_ways_give_one_output_and_one_gradient(way: str, count: int, each: int, folds: int) -> None:
+    rows, shared, dim, length, before = count * each, 2, 16, 5, 40
+    shapes = [
+        (rows, shared * folds, length, dim),
+        *[(rows, shared, length, dim)] * 2,
+        *[(count, shared, before, dim)] * 2,
+    ]
+    exact = [made(seed, *shape).requires_grad_() for seed, shape in enumerate(shapes)]
+    near = [tensor.detach().float().requires_grad_() for tensor in exact]
+    owner = torch.arange(count).repeat_interleave(each)
+
+    def attention(parts: list[Tensor]) -> Tensor:
+        query, key, value, prompt_key, prompt_value = parts
+        prompts = Prompts(torch.zeros(count, before + 1), torch.ones(count, before, dtype=torch.bool))
+        prompts.keys[0], prompts.values[0] = prompt_key, prompt_value
+        return Continued(prompts, owner).attend(LAYER, query, key, value, None, SCALE)[0]
+
+    assert shared_prompt.available(*near) == (way == "joined")
+    assert not shared_prompt.available(*exact)
+    expected, found = attention(exact), attention(near)
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    asked = made(9, *expected.shape)
+    wanted = torch.autograd.grad(expected, exact, asked)
+    for mine, theirs in zip(torch.autograd.grad(found, near, asked.float()), wanted, strict=True):
+        assert torch.linalg.norm(mine.double() - theirs) < 1e-5 * torch.linalg.norm(theirs)
 
 
 def read(lengths: list[int], shared: int, dim: int) -> Prompts:
@@ -84,8 +123,26 @@ def test_a_sampled_token_sees_its_prompt_and_what_was_sampled(
             seen, of = prompts.valid[prompt], head // folds
             keys = torch.cat([prompts.keys[0][prompt, of][seen], key[row, of]])
             values = torch.cat([prompts.values[0][prompt, of][seen], value[row, of]])
-            # Scores are summed up in float32, whatever the format.
+            # Products are float32, whatever the format.
             assert torch.allclose(found[row, 0, head], written_out(query[row, head, 0], keys, values), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_sampling_in_bfloat16_is_as_exact_as_the_kernel_that_is_learned_with(scale: float) -> None:
+    group, heads, length, dim = 4, 2, 1500, 64
+    keys, values = (made(seed, 1, heads, length, dim).bfloat16() for seed in (1, 2))
+    valid = torch.ones(1, length - 1, dtype=torch.bool)
+    prompts = Prompts(torch.zeros(1, length), valid, keys={0: keys[:, :, 1:]}, values={0: values[:, :, 1:]})
+    query = (made(3, group, heads, 1, dim) * scale).bfloat16()
+    key, value = (part[:, :, :1].expand(group, -1, -1, -1) for part in (keys, values))
+    whole = [torch.cat([part[:, :, 1:], part[:, :, :1]], dim=2).expand(group, -1, -1, -1) for part in (keys, values)]
+    exact = scaled_dot_product_attention(query.double(), *(part.double() for part in whole))
+    kernel = scaled_dot_product_attention(query, *whole).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, _ = SampledCache(prompts, group).attend(LAYER, query, key, value, None, dim**-0.5)
+    assert ours.dtype == torch.bfloat16
+    error, known = ((found - exact).norm().item() for found in (ours.transpose(1, 2).double(), kernel))
+    assert error <= 1.2 * known
 
 
 def test_gradients_go_on_into_the_prompts() -> None:

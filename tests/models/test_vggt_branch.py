@@ -18,7 +18,9 @@ from rft3d_cli.models.inputs import EncodedPrompt, collate, encode_answer
 from rft3d_cli.models.loader import load_model
 from rft3d_cli.models.processor import cut_frame, size_frame
 from rft3d_cli.models.sizing import frame_size
+from rft3d_cli.models.vggt import VGGTEncoder
 from rft3d_cli.recipe_schema import Model
+from rft3d_cli.train.shape import vggt as branch_sizes
 
 SAME = {"rtol": 0.0, "atol": 2e-5}
 FROZEN = ["vision", "vision_merger", "geometry"]
@@ -180,6 +182,40 @@ def test_frozen_towers_leave_gradients_to_the_merger_and_the_language_model(
     }
     # A query's bias moves all scores of a row alike for keys; key biases get no gradient but rounding.
     assert {n for n in expected if "k_proj.bias" not in n} <= reached <= expected
+
+
+@pytest.mark.parametrize(("kind", "silent"), [("plain", 0), ("fused", 0), ("vggt", 37)])
+@pytest.mark.parametrize("lora", [None, {"rank": 2}], ids=["all", "adapters"])
+def test_what_is_trained_is_what_gradients_reach(
+    kind: str, silent: int, lora: dict[str, Any] | None, request: pytest.FixtureRequest
+) -> None:
+    keys = {"lora": lora} if lora else {}
+    loaded = Loaded.of(load_model(section(request.getfixturevalue(f"{kind}_dir"), **keys)))
+    for pictures in ([picture(1)], [picture(1), picture(2)]):
+        row = loaded.prompt("where is the chair?", *pictures)
+        loaded.model.train().zero_grad()
+        loaded.model(**collate([row], loaded.pad, [encode_answer(loaded.processor, "the chair")])).loss.backward()
+        trained = {n for n, p in loaded.model.named_parameters() if p.requires_grad}
+        assert trained == {n for n, p in loaded.model.named_parameters() if p.grad is not None}
+        rest = {n for n, _ in loaded.model.named_parameters()} - trained
+        if lora is None:
+            # Of the two pairs of blocks the first is read: the second has two blocks of 18 tensors.
+            assert len(rest) == silent
+            assert all("mask_token" in n or "frame_blocks.1." in n or "global_blocks.1." in n for n in rest)
+
+
+@pytest.mark.parametrize("layer", [-3, -2, -1, 0, 1, 2])
+def test_what_an_encoder_calls_unread_changes_nothing_and_the_rest_does(layer: int) -> None:
+    sizes = {"embed_dim": 16, "depth": 3, "num_heads": 2}
+    encoder = VGGTEncoder(layer, img_size=14, patch_size=7, num_register_tokens=1, dino=sizes, aggregator=sizes)
+    encoder(torch.rand(2, 3, 14, 21)).square().sum().backward()
+    unread = {id(p) for p in encoder.unread()}
+    assert unread == {id(p) for p in encoder.parameters() if p.grad is None and p.requires_grad} | {
+        id(encoder.aggregator.patch_embed.mask_token)
+    }
+    count = sum(p.numel() for p in encoder.parameters() if id(p) in unread)
+    told = branch_sizes(None, 14, 7, 1, sizes, sizes, layer)
+    assert (told.unread, told.parameters) == (count, sum(p.numel() for p in encoder.parameters()))
 
 
 def test_adapters_go_on_and_off(vggt_dir: Path, vggt: Loaded, prompt: EncodedPrompt, tmp_path: Path) -> None:

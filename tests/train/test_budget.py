@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -79,6 +78,8 @@ STARTS = [
     pytest.param("fused", MIXED, id="mixed, with geometry"),
     pytest.param("vggt", MIXED, id="mixed, with VGGT"),
     pytest.param("fused", ["model.dtype=bfloat16", "model.freeze=[vision]"], id="one part frozen"),
+    pytest.param("vggt", ["model.dtype=bfloat16", "model.freeze=[]"], id="mixed, VGGT trained"),
+    pytest.param("vggt", ["model.dtype=float32", "model.freeze=[]"], id="float32, VGGT trained"),
     pytest.param("plain", LORA, id="adapters"),
     pytest.param("fused", LORA, id="adapters, with geometry"),
     pytest.param("vggt", [*LORA, "model.dtype=float32"], id="adapters, float32"),
@@ -133,13 +134,14 @@ def test_adapters_that_are_the_reference_are_held_once_more(
     assert (sum_of(terms, "reference") > 0) == (kl > 0)
 
 
-def test_ddp_holds_the_gradients_twice(sft_recipe: Make, world: World) -> None:
-    config = sft_recipe(*MIXED).config
-    shape = shape_of(config.model)
-    one, eight = (list(held(config, shape, processes=n)) for n in (1, 8))
-    assert sum_of(eight, "gradients") == 2 * sum_of(one, "gradients")
-    buckets = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters["gradient_as_bucket_view"]
-    assert buckets.default is False
+def test_ddp_holds_the_gradients_always(sft_recipe: Make, grpo_recipe: Make) -> None:
+    for made, shared, when in ((sft_recipe, False, "always"), (grpo_recipe, True, "update")):
+        config = made(*MIXED).config
+        shape = shape_of(config.model)
+        one, eight = (list(held(config, shape, processes=n, shared=shared)) for n in (1, 8))
+        assert sum_of(eight, "gradients") == sum_of(one, "gradients")
+        assert {term.when for term in one if term.name == "gradients"} == {"update"}
+        assert {term.when for term in eight if term.name == "gradients"} == {when}
 
 
 # ---- Activations
@@ -320,9 +322,9 @@ def test_det_in_full_on_eight_gpus_is_what_its_parts_say(monkeypatch: pytest.Mon
     said = at_full_size("det", "rollout.shared_prompt=false", processes=8)
     language, merger, frozen = 3_085_938_688, 41_951_232, 668_684_288 + 909_112_320
     learnt = language + merger
-    # float32 trained, bfloat16 frozen; as much for the reference; gradients, their buckets and two moments in float32;
-    # the bfloat16 copies of all that is trained but the embeddings.
-    certain = 2 * (4 * learnt + 2 * frozen) + 4 * learnt + 4 * learnt + 8 * learnt
+    # float32 trained, bfloat16 frozen; as much for the reference; gradients and two moments in float32; the bfloat16
+    # copies of all that is trained but the embeddings.
+    certain = 2 * (4 * learnt + 2 * frozen) + 4 * learnt + 8 * learnt
     certain += 2 * (learnt - 151_936 * 2048)
     # 2 rows of 1,272 + 4,096 tokens: 36 inputs of layers of 2,048 float32, and one layer with all it keeps: 2 × 8 of
     # norms, 2 × (5 + 1) of inputs and 2 × 4 of attention a channel, 2 × 4 a channel of the MLP, and gradients.
@@ -331,11 +333,11 @@ def test_det_in_full_on_eight_gpus_is_what_its_parts_say(monkeypatch: pytest.Mon
     one = tokens * (2048 * (16 + 12 + 8) + 11_008 * 8 + 3 * 2 * 11_008 + 2 * 4 * 2048)
     rest = said.peak - certain - layers - one - GIB
     assert 0 < rest < 2 * GIB  # vision, merger and pixels
-    assert (certain + layers + one + GIB) / GIB == pytest.approx(87.5, abs=0.5)
+    assert (certain + layers + one + GIB) / GIB == pytest.approx(75.8, abs=0.5)
     # Plain data parallelism does not fit eight A100 of 80 GB; without the reference it does, barely.
     assert said.peak > 80e9
     assert at_full_size("det", "train.kl=0", "rollout.shared_prompt=false", processes=8).peak < 80e9
-    assert at_full_size("det", "rollout.shared_prompt=false", processes=1).peak > said.peak - 4 * learnt
+    assert at_full_size("det", "rollout.shared_prompt=false", processes=1).peak >= said.peak
 
 
 def test_adapters_fit_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

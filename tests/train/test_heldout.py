@@ -251,6 +251,11 @@ def test_a_run_without_a_better_evaluation_ends_early(
         assert state.max_steps == 100
 
 
+def test_one_evaluation_is_told_as_one(tmp_path: Path) -> None:
+    log, _ = evaluations(tmp_path, [0.5, 0.4], patience=1)
+    assert (log.stopped or "").endswith("of step 2 in 1 evaluation")
+
+
 def test_a_run_that_ends_early_says_why_and_changes_nothing_when_repeated(
     sft_recipe: Callable[..., Recipe], world: World, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": {"geometry": "tiny", "lora": {"rank": 4, "dropout": 0}}, "train": {"kl": 0.5, "micro_batch": 2}},
     ),
     "vision-too": ("fused", {"model": {"geometry": "tiny", "freeze": []}, "train": {"micro_batch": 1}}),
+    "vggt-too": ("vggt", {"model": {"geometry": "vggt", "freeze": []}, "train": {"micro_batch": 1}}),
     "checkpointing": ("warm", {"train": {"gradient_checkpointing": True, "micro_batch": 4}}),
 }
 

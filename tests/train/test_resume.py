@@ -61,12 +61,19 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_is_the_straight_run(
     assert 0 < marked["seconds"] < 600
     mark.write_text(json.dumps({**marked, "seconds": 5000.0}))
     torch.manual_seed(99)
+    began = json.loads((out / "run.json").read_text())
+    assert "resumed" not in began
+    monkeypatch.setattr(sys, "argv", ["/bin/rft3d", "again"])
     summary = straight.run(straight.recipe, out, resume=True)
     assert 5000 < summary["seconds"] < 5600, "the time before the checkpoint counts"
     assert straight.differences(out) == []
     assert steps(out) == list(range(1, summary["steps"] + 1))
     document = json.loads((out / "run.json").read_text())
     assert document["resumed_from"] == f"checkpoint-{stopped}"
+    assert (document["started"], document["command"]) == (began["started"], began["command"])
+    (again,) = document["resumed"]
+    assert (again["checkpoint"], again["command"]) == (f"checkpoint-{stopped}", ["rft3d", "again"])
+    assert again["time"] >= began["started"]
 
 
 def test_a_crash_between_checkpoints_loses_only_the_steps_since(

@@ -105,17 +105,36 @@ def test_few_groups_are_taken_from_all_over_the_rollout() -> None:
         pytest.param(7, 100, 8, 1, [15], id="resumed-between"),
         pytest.param(7, 100, 7, 1, [8, 15], id="resumed-where-it-is-due"),
         pytest.param(3, 100, 0, 2, [1, 5, 7, 11, 13, 17], id="rollouts-of-two-steps"),
+        pytest.param(2, 6, 0, 3, [1, 4, 7, 10, 13, 16], id="rollouts-longer-than-the-period"),
+        pytest.param(2, 6, 3, 3, [4, 7, 10, 13, 16], id="these-resumed"),
     ],
 )
 def test_when_groups_are_kept(
     tmp_path: Path, every: int | None, steps: int, start: int, period: int, expected: list[int]
 ) -> None:
-    log = RolloutLog(Run(tmp_path), limit=1, every=every)
+    log = RolloutLog(Run(tmp_path), limit=1, every=every, period=period)
     log.on_train_begin(None, SimpleNamespace(max_steps=steps, global_step=start), None)
     for step in range(start + 1, 18, period):
         log.on_rollout(Rollout(step, GROUPS, [0.0, 0.5, 0.0]))
     kept = [json.loads(line)["step"] for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
     assert kept == expected
+
+
+@pytest.mark.parametrize("period", [1, 2, 3, 4])
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 7])
+def test_a_resumed_run_keeps_the_groups_of_the_straight_one(tmp_path: Path, every: int, period: int) -> None:
+    def kept(start: int) -> list[int]:
+        log = RolloutLog(Run(tmp_path / str(start)), limit=1, every=every, period=period)
+        log.path.parent.mkdir()
+        log.on_train_begin(None, SimpleNamespace(max_steps=30, global_step=start), None)
+        for step in range(start + 1, 31, period):
+            log.on_rollout(Rollout(step, GROUPS, [0.0, 0.5, 0.0]))
+        lines = log.path.read_text().splitlines() if log.path.is_file() else []
+        return [json.loads(line)["step"] for line in lines]
+
+    straight = kept(0)
+    for start in range(period, 30, period):
+        assert kept(start) == [step for step in straight if step > start]
 
 
 def test_none_are_kept_where_none_are_asked_for(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from small_runs import World, known_warnings_off, policy_trainer
 from transformers import GenerationConfig
 from watched import Watched, watched_run
 
+from rft3d_cli.errors import UsageError
 from rft3d_cli.models.inputs import collate
 from rft3d_cli.models.shared_prompt import generate_from, read_prompts, share_prompts, why_not
 from rft3d_cli.models.towers import FrozenTowers
@@ -300,5 +301,5 @@ def test_a_model_with_sliding_windows_is_refused(speaker: Any) -> None:
     model, _ = speaker
     assert why_not(model) is None
     model.config.text_config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
-    with pytest.raises(ValueError, match="sliding_attention"):
+    with pytest.raises(UsageError, match="sliding_attention"):
         share_prompts(model)

@@ -7,9 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from small_runs import Kind, World, grpo_tree, known_warnings_off, policy_traine
 from rft3d_cli.models.inputs import FrameStore
 from rft3d_cli.recipe import Recipe
 from rft3d_cli.train import data
+from rft3d_cli.train.compat import PolicyTrainer
 
 Make = Callable[..., Recipe]
 ROWS = [0] * 4 + [2] * 4
@@ -337,3 +341,42 @@ def test_the_command_line_sets_how_threads_wait_before_torch_is_imported() -> No
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent.parent)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["PASSIVE", "0", "False"]
+
+
+class Pair:
+    """accelerate's ``reduce`` between two threads that stand for two processes."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.sent: dict[int, torch.Tensor] = {}
+
+    def end(self, rank: int) -> Any:
+        def reduce(tensor: torch.Tensor, reduction: str) -> torch.Tensor:
+            self.sent[rank] = tensor.clone()
+            self.barrier.wait()
+            total = self.sent[0] + self.sent[1]
+            self.barrier.wait()
+            return total / 2 if reduction == "mean" else total
+
+        return SimpleNamespace(device=torch.device("cpu"), reduce=reduce)
+
+
+def test_a_parameter_without_a_gradient_anywhere_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rft3d_cli.train.compat._pieces", lambda parameters, numbers: ([p] for p in parameters))
+    names = ("both", "first", "second", "nobody")
+    models = [torch.nn.ParameterDict({name: torch.ones(2) for name in names}) for _ in range(2)]
+    for rank, own in enumerate((("both", "first"), ("both", "second"))):
+        for name in own:
+            models[rank][name].grad = torch.tensor([1.0, 2.0]) * (rank + 1)
+    pair = Pair()
+    with ThreadPoolExecutor(2) as pool:
+        ends = [SimpleNamespace(model=models[rank], accelerator=pair.end(rank)) for rank in range(2)]
+        for done in [pool.submit(PolicyTrainer._average_gradients, end) for end in ends]:
+            done.result()
+    for model in models:
+        optimiser = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+        found = {name: None if model[name].grad is None else model[name].grad.tolist() for name in names}
+        assert found == {"both": [1.5, 3.0], "first": [0.5, 1.0], "second": [1.0, 2.0], "nobody": None}
+        optimiser.step()
+        assert model["nobody"].tolist() == [1, 1]
+        assert len(optimiser.state) == 3

@@ -80,6 +80,19 @@ def test_the_reason_names_records_and_what_to_do(tmp_path: Path, capsys: pytest.
     assert "train.patience=null" in (error.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        pytest.param({"same": True}, "nothing was learnt in the last step: the rewards", id="same"),
+        pytest.param({"clipped": True}, "all completions of the last step were cut", id="clipped"),
+    ],
+)
+def test_one_step_is_told_as_one(tmp_path: Path, kind: dict[str, bool], words: str) -> None:
+    seen = watch(tmp_path, patience=1)
+    seen.on_rollout(rollout(1, **kind))
+    assert words in str(seen.stopped(1))
+
+
 def test_a_resumed_run_goes_on_counting(tmp_path: Path) -> None:
     seen = watch(tmp_path)
     for step in (1, 2):

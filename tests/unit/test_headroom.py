@@ -500,6 +500,11 @@ def summary(best: tuple[float, float], luck: float = 0.5, free: float = 0.0, **g
         pytest.param(summary((0.0, 0.0), equal=1.0, all_zero=1.0), "more SFT first?", "room", id="too hard"),
         pytest.param(summary((0.0, 0.0), equal=1.0, one_text=1.0), "a higher temperature?", "SFT", id="one text"),
         pytest.param({**summary((0.2, math.nan)), "scenes": 1}, "too few", "room", id="one scene"),
+        pytest.param(
+            {**summary((0.0, math.nan), equal=1.0, all_zero=1.0), "scenes": 1},
+            "no gradient, all samples score 0 (more SFT first?); seen in one scene only", "too few",
+            id="nothing right in one scene",
+        ),
     ],
 )  # fmt: skip
 def test_the_verdict_says_what_the_numbers_mean_in_one_line(found: dict[str, Any], said: str, unsaid: str) -> None:

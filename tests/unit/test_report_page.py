@@ -307,6 +307,21 @@ def test_groups_are_spread_over_the_run_and_differ_most(tmp_path, room):
     assert steps[-1] > 30
 
 
+@pytest.mark.parametrize(
+    ("steps", "count", "expected"),
+    [
+        pytest.param([1, 2], 4, ["1-1", "1-2", "2-1", "2-2"], id="few steps and many groups"),
+        pytest.param([5], 2, ["5-1", "5-2"], id="one step"),
+        pytest.param([1, 9], 9, ["1-0", "1-1", "1-2", "9-0", "9-1", "9-2"], id="all there are"),
+    ],
+)
+def test_as_many_groups_are_shown_as_asked_for(tmp_path, steps, count, expected):
+    run = make_run(tmp_path / "det")
+    rows = [rollout(step, f"{step}-{k}", "a", "b", std=0.1 * k) for step in steps for k in range(3)]
+    lines(run / "rollouts.jsonl", rows)
+    assert [sample.id for sample in samples(read_run(run), count)] == expected
+
+
 def test_without_rollouts_held_out_answers_are_shown_first_and_last(tmp_path, room):
     run = make_run(tmp_path / "det", data=room)
     good = target_answer(record())

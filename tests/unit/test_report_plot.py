@@ -56,6 +56,15 @@ def test_an_axis_holds_all_values_and_ends_on_ticks(values, zero):
     assert len(axis.names) == len(axis.ticks)
 
 
+@pytest.mark.parametrize("value", [1.0, 0.95, 0.5, 0.0])
+def test_the_axis_of_a_share_ends_at_1(value):
+    values = np.full(5, value)
+    assert rounded(values, zero=True, most=1.0).ends[1] <= 1
+    drawn = lay_out(Chart("Different answers", [Series("", np.arange(5.0), values, 0)], y="share"))
+    words = {mark.text for mark in drawn.marks if isinstance(mark, Text)}
+    assert not {"1.05", "1.1", "1.10"} & words
+
+
 @pytest.mark.parametrize(
     ("value", "step", "text"),
     [

@@ -10,6 +10,7 @@ from report_runs_made import grpo_row, held_out_row, lines, make_run
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.show.report_numbers import RAW, SMOOTH, best_of, mean_iou, observations, smoothed, summary, thinned
+from rft3d_cli.show.report_page import cells
 from rft3d_cli.show.report_runs import Curve, differences, distinct_names, read_run, read_runs
 
 
@@ -45,6 +46,23 @@ def test_wrong_lines_are_counted_and_left_out(tmp_path):
     found = read_run(run)
     assert found.curve("reward").values.tolist()[1:] == [5]
     assert found.notes == ["metrics.jsonl: 3 lines could not be read and are left out"]
+
+
+def test_one_wrong_line_is_told_as_one(tmp_path):
+    run = make_run(tmp_path / "det", [grpo_row(1)])
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write('not json\n{"step": 2, "reward": 5}\n')
+    assert read_run(run).notes == ["metrics.jsonl: 1 line could not be read and is left out"]
+
+
+def test_a_run_that_ended_itself_says_why(tmp_path):
+    run = make_run(tmp_path / "det", finished=False)
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**about, "stopped": "nothing was learnt"}), encoding="utf-8")
+    found = read_run(run)
+    assert found.stopped == "nothing was learnt"
+    assert "The run ended itself: nothing was learnt." in observations(found)
+    assert cells(summary(found))[1] == "40 of 40, ended itself"
 
 
 def test_what_is_no_number_is_left_out_and_told(tmp_path):
