@@ -82,7 +82,7 @@ def test_the_quick_demo_walks_the_whole_road(rft3d):
     for number in range(1, len(parts) + 1):
         assert f"[{number}/{len(parts)}]" in shown.err
     verbs = [line.split()[2] for line in shown.err.splitlines() if line.strip().startswith("$ rft3d ")]
-    assert verbs == ["prepare"] * 9 + ["evaluate"] * 3 + ["grpo"] + ["evaluate"] * 3 + ["infer"]
+    assert verbs == ["prepare"] * 9 + ["evaluate"] * 3 + ["grpo"] + ["evaluate"] * 3 + ["infer", "report"]
     # Scores before and after are percentages of the same held-out records.
     assert document["before"].keys() == document["after"].keys()
     assert all(0 <= value <= 100 for value in (*document["before"].values(), *document["after"].values()))
