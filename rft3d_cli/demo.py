@@ -264,7 +264,7 @@ def run_demo(run: Run, out: Path, plan: Plan, *, from_scratch: bool, seed: int) 
             ("detection, compared", str(compared)),
             *(("the clip's answer", str(path)) for path in pictures),
             ("the trained model", trained),
-            ("what its training went through", str(out / "runs" / "grpo" / "report.html")),
+            ("its training", str(out / "runs" / "grpo" / "report.html")),
         ],
         "seconds": {name: round(value, 1) for name, value in clock.spent.items()},
     }
