@@ -39,6 +39,7 @@ from rft3d_cli.commands import (
     rewards,
     sft,
 )
+from rft3d_cli.commands._later import later
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, SetupError, UsageError
 
 LOCKED = "give yourself the right to it, or name another place"
@@ -111,6 +112,7 @@ app.add_typer(evaluate.app, name="evaluate", rich_help_panel="Use")
 app.command("infer", rich_help_panel="Use", epilog=infer.EPILOG)(infer.infer)
 app.command("demo", rich_help_panel="Start here", epilog=demo.EPILOG)(demo.demo)
 app.command("doctor", rich_help_panel="Help", epilog=doctor.EPILOG)(doctor.doctor)
+later(app)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -41,6 +41,7 @@ def err() -> Console:
 
 
 _others: list[bool] = []
+_quiet: list[bool] = []
 
 
 def hush() -> None:
@@ -48,9 +49,21 @@ def hush() -> None:
     _others.append(True)
 
 
+@contextmanager
+def quietly(wanted: bool = True) -> Iterator[None]:
+    """Print no notes and no progress within, where that is wanted; warnings and errors are still said."""
+    if wanted:
+        _quiet.append(True)
+    try:
+        yield
+    finally:
+        if wanted:
+            _quiet.pop()
+
+
 def note(text: str, style: str | None = None) -> None:
     """One line to stderr; square brackets are printed as they are."""
-    if _others:
+    if _others or _quiet:
         return
     err().print(clean(text), style=style, markup=False)
 
@@ -121,8 +134,9 @@ def report(error: Rft3dError) -> None:
 
 
 def plain_progress() -> bool:
-    """Whether progress is printed as lines instead of a bar."""
-    return not sys.stderr.isatty() or bool(os.environ.get("RFT3D_NO_PROGRESS")) or os.environ.get("TERM") == "dumb"
+    """Whether progress is printed as lines instead of a bar; :func:`quietly` leaves them out too."""
+    unwanted = bool(os.environ.get("RFT3D_NO_PROGRESS")) or os.environ.get("TERM") == "dumb"
+    return bool(_quiet) or unwanted or not sys.stderr.isatty()
 
 
 def duration(seconds: float) -> str:

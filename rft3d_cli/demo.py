@@ -295,7 +295,7 @@ def clear(out: Path, marker: Path) -> None:
 
 
 def _scores(results: Mapping[str, Any]) -> dict[str, float | None]:
-    from rft3d_cli.benchmarks.run import lookup
+    from rft3d_cli.benchmarks.metrics import lookup
 
     return {f"{task} {name}": lookup(results[task], key) for task, name, key in SCORES}
 

@@ -31,6 +31,8 @@ GROUNDING_TAIL = (
 
 CAPTION = "Carefully watch the video and describe the object located at {place} in detail."
 
+SITUATED = "Carefully watch the video and answer the question."
+
 VSI_HEAD = "These are frames of a video."
 VSI_CHOICE = "Answer with the option's letter from the given choices directly."
 VSI_NUMBER = "Please answer the question using a single word or phrase."
@@ -70,6 +72,21 @@ def caption_prompt(centre: Sequence[float], frames: int) -> str:
     """
     place = [round(float(value), 2) for value in centre]
     return f"{IMAGE * frames}\n{CAPTION.format(place=place)}"
+
+
+def sqa3d_prompt(situation: str, question: str) -> str:
+    """The prompt for a question about a place in a scene.
+
+    Args:
+        situation: Where one stands and what one faces, in words.
+        question: About the scene from there.
+
+    >>> print(sqa3d_prompt("I am facing the door.", "What is behind me?"))
+    Carefully watch the video and answer the question.
+    I am facing the door. What is behind me?
+    Please answer the question using a single word or phrase.
+    """
+    return "\n".join((SITUATED, f"{situation} {question}", VSI_NUMBER))
 
 
 def vsibench_prompt(question: str, options: Sequence[str] | None) -> str:

@@ -23,9 +23,7 @@ from rft3d_cli.recipe_problems import explain, together
 from rft3d_cli.recipe_rules import broken_rules, without_effect
 from rft3d_cli.recipe_schema import STAGES, Config, keys, stages_of
 from rft3d_cli.recipe_yaml import Tree, parse_file, read_file
-from rft3d_cli.resources import recipes_dir
-
-SUFFIX = ".yaml"
+from rft3d_cli.resources import RECIPE_SUFFIX, recipe_files
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,7 @@ def _summary(data: bytes) -> str:
 
 def shipped_recipes() -> dict[str, Path]:
     """Name and file of each recipe that ships with rft3d, by name; the tiny ones first."""
-    root = recipes_dir()
-    tiny = {f"tiny-{path.stem}": path for path in sorted((root / "tiny").glob(f"*{SUFFIX}"))}
-    return tiny | {path.stem: path for path in sorted(root.glob(f"*{SUFFIX}"))}
+    return recipe_files()
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -202,7 +198,7 @@ def find_recipe(name: str | Path) -> Path:
     path = Path(name).expanduser()
     if _is_file(path):
         return path
-    plain = text.removesuffix(SUFFIX).removeprefix("recipes/").replace("tiny/", "tiny-", 1)
+    plain = text.removesuffix(RECIPE_SUFFIX).removeprefix("recipes/").replace("/", "-", 1)
     if plain in shipped:
         return shipped[plain]
     near = difflib.get_close_matches(plain, shipped, n=3, cutoff=0.5)

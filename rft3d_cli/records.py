@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
@@ -31,6 +31,9 @@ from pydantic_core.core_schema import ValidationInfo
 
 from rft3d_cli.errors import DataError
 from rft3d_cli.files import atomic_writer
+from rft3d_cli.lines import read_answers as read_answers
+from rft3d_cli.lines import read_lines as read_lines
+from rft3d_cli.lines import read_predictions as read_predictions
 from rft3d_cli.samplers import Sampler
 
 MEDIA_HINT = "name the folder of the media (--media-root DIR, or data.media_root=DIR)"
@@ -143,6 +146,9 @@ class GroundingTarget(_Strict):
     bbox_world: Box9
 
 
+_MARK = re.compile(r"\s?[(\[]?([A-Za-z])[.):\]]")
+
+
 class ChoiceTarget(_Strict):
     """A multiple-choice answer: the letter, and the options as they were shown."""
 
@@ -153,7 +159,7 @@ class ChoiceTarget(_Strict):
     @classmethod
     def _one_is_the_letter_s(cls, value: list[str], info: ValidationInfo) -> list[str]:
         letter = info.data.get("letter")
-        marks = [re.match(r"\s?[(\[]?([A-Za-z])[.):\]]", option) for option in value]
+        marks = [_MARK.match(option) for option in value]
         letters = {m.group(1).upper() for m in marks if m} | {*ascii_uppercase[: len(value)]}
         if value and letter is not None and letter.upper() not in letters:
             raise ValueError(f"none of {len(value)} options is {letter!r}")
@@ -354,7 +360,7 @@ def parse_record(line: str) -> Record:
         ValueError: With a short reason: no JSON, a wrong field, an unknown field.
     """
     try:
-        data = json.loads(line, parse_constant=_no_constant)
+        data = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply") from None
     if not isinstance(data, dict):
@@ -367,6 +373,9 @@ def parse_record(line: str) -> Record:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def read_records(
@@ -411,35 +420,6 @@ def read_records(
     return out
 
 
-_ESCAPED = re.compile(r"[\udc80-\udcff]")
-"""Bytes that are not UTF-8, as Python's ``surrogateescape`` hands them on."""
-
-
-def read_lines(path: Path, *, torn: bool = False) -> Iterator[tuple[int, str]]:
-    """Numbered, non-blank lines of a UTF-8 text file.
-
-    Args:
-        path: The file.
-        torn: Give a last line without a newline also where it ends within a character, the bytes that are left escaped.
-
-    Raises:
-        DataError: Where the file is missing, is a folder, or is not UTF-8.
-    """
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not (torn and line[-1:] != "\n") and not line.isascii() and _ESCAPED.search(line):
-                    raise DataError(f"{path} is not UTF-8 text: line {number}")
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "check the path; rft3d prepare writes record files") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder, not a JSONL file") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def write_records(path: Path | str, records: Iterable[Record]) -> int:
     """Write records as JSONL, beside and then renamed, so that no reader sees half a file.
 
@@ -452,44 +432,6 @@ def write_records(path: Path | str, records: Iterable[Record]) -> int:
             stream.write(record.to_json() + "\n")
             count += 1
     return count
-
-
-def read_predictions(path: Path | str) -> dict[str, str]:
-    """Read predictions: ``{"id", "prediction"}`` a line, other keys ignored.
-
-    A later line for the same id replaces the earlier one, as a resumed run appends. A last line without a newline
-    that is not JSON is a torn write and is left out.
-
-    Raises:
-        DataError: On a missing file or a wrong line.
-    """
-    return dict(read_answers(path))
-
-
-def read_answers(path: Path | str) -> Iterator[tuple[str, str]]:
-    """Ids and texts of a file of predictions, line by line; an id may have several.
-
-    Raises:
-        DataError: On a missing file or a wrong line.
-    """
-    path = Path(path)
-    whole = False
-    for number, line in read_lines(path, torn=True):
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if line.endswith("\n"):
-                why = f"not JSON: {error}" if isinstance(error, ValueError) else "nested too deeply"
-                raise DataError(f"{path} line {number}: {why}") from None
-            if not whole:
-                raise DataError(f"{path} holds no predictions, only half a line") from None
-            continue
-        whole = True
-        if not isinstance(data, dict) or "id" not in data or "prediction" not in data:
-            raise DataError(f'{path} line {number}: a prediction is an object {{"id": …, "prediction": …}}')
-        if not isinstance(data["prediction"], str | None):
-            raise DataError(f"{path} line {number}: prediction must be text")
-        yield str(data["id"]), data["prediction"] or ""
 
 
 def missing_media(source: RecordFile) -> DataError | None:

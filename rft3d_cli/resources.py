@@ -11,6 +11,10 @@ from rft3d_cli.errors import SetupError
 
 _PACKAGE = Path(__file__).resolve().parent
 
+RECIPE_SUFFIX = ".yaml"
+TINY_RECIPES = ("tiny-", "ablate-")
+"""How the names of recipes for the tiny model begin."""
+
 
 def recipes_dir() -> Path:
     """The folder of the shipped recipes.
@@ -19,6 +23,22 @@ def recipes_dir() -> Path:
         SetupError: Where the installation lacks it.
     """
     return _shipped("recipes")
+
+
+def recipe_files() -> dict[str, Path]:
+    """Name and file of each recipe that ships: ``tiny-det`` for ``recipes/tiny/det.yaml``, ``det`` for one at the top.
+
+    The tiny ones come first, those of the ablation grid last.
+
+    Raises:
+        SetupError: Where the installation lacks them.
+    """
+    root = recipes_dir()
+    found: dict[str, Path] = {}
+    for folder, prefix in (("tiny", "tiny-"), (".", ""), ("ablate", "ablate-")):
+        files = sorted((root / folder).glob(f"*{RECIPE_SUFFIX}"), key=lambda path: path.stem)
+        found |= {f"{prefix}{path.stem}": path for path in files}
+    return found
 
 
 def cluster_files() -> list[Path]:

@@ -12,13 +12,13 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,9 @@ SAMPLERS = (*get_args(Sampler), "fps")
 """Names of the samplers; the first is the default."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+_CLOCK = Fraction(1, 90_000)
+"""The unit of a written frame's own time, seconds: MPEG's, in which all usual rates are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,44 +202,67 @@ def read_frames(
         UsageError: For an unknown sampler or a request that makes no sense.
         DataError: Where the file is missing, empty, no video, without frames, or too large.
     """
-    _check_request(frames, sampler, fps)
+    return _read_sets(path, [frames], sampler, size=size, fps=fps, threads=threads)[0]
+
+
+def _read_sets(
+    path: str | Path,
+    counts: Sequence[int],
+    sampler: str,
+    *,
+    size: tuple[int, int] | None = None,
+    fps: float | None = None,
+    threads: int = 1,
+) -> list[Frames]:
+    for frames in counts:
+        _check_request(frames, sampler, fps)
     if threads < 1:
         raise UsageError(f"{threads} decoding threads; at least 1 is needed")
     if size is not None and not (min(size) >= 1 and max(size) <= plan.MAX_SIDE):
         raise UsageError(f"a picture of {size[0]} × {size[1]} pixels cannot be made")
     path = _clip_path(path)
     timeline = plan.read_timeline(path, threads)
-    indices = sample_indices(len(timeline.times), frames, sampler, times=timeline.times, fps=fps)
-    notes = list(timeline.notes)
-    if frames > len(timeline.times) and len(indices) > len(set(indices)):
-        notes.append(f"{frames} frames asked of a clip of {len(timeline.times)}: some are repeated")
+    count = len(timeline.times)
+    sets = [sample_indices(count, frames, sampler, times=timeline.times, fps=fps) for frames in counts]
+    wanted = set().union(*sets)
 
     faults = plan.Faults()
     images: dict[int, Image] = {}
     info: VideoInfo | None = None
-    lost: list[int] = []
-    for number, frame, exact in plan.decode_frames(path, timeline, sorted(set(indices)), threads, faults):
+    lost: set[int] = set()
+    for number, frame, exact in plan.decode_frames(path, timeline, sorted(wanted), threads, faults):
         info = info or _info(path, timeline, frame)
         images[number] = _to_rgb(frame, size or (info.width, info.height))
         if not exact:
-            lost.append(number)
+            lost.add(number)
     if info is None:
         raise DataError(f"{path} is damaged: none of its frames could be decoded")
-    notes += [note for note in faults.notes() if note not in notes]
-    for number in set(indices) - images.keys():
-        lost.append(number)
+    for number in wanted - images.keys():
+        lost.add(number)
         images[number] = images[min((abs(other - number), other) for other in images)[1]]
-    if lost:
-        notes.append(f"lost, with the nearest in their place: frames {', '.join(map(str, sorted(lost)))}")
-    damaged = timeline.damaged or bool(faults or lost)
-    return Frames(
-        images=[images[number] for number in indices],
-        indices=indices,
-        times=[timeline.times[number] for number in indices],
-        info=replace(info, damaged=damaged),
-        damaged=damaged,
-        notes=notes,
-    )
+    found = []
+    for frames, indices in zip(counts, sets, strict=True):
+        notes = list(timeline.notes)
+        notes += [_repeats(frames, count)] if frames > count and len(indices) > len(set(indices)) else []
+        notes += [note for note in faults.notes() if note not in notes]
+        if missing := lost.intersection(indices):
+            notes.append(f"lost, with the nearest in their place: frames {', '.join(map(str, sorted(missing)))}")
+        damaged = timeline.damaged or bool(faults or missing)
+        found.append(
+            Frames(
+                images=[images[number] for number in indices],
+                indices=indices,
+                times=[timeline.times[number] for number in indices],
+                info=replace(info, damaged=damaged),
+                damaged=damaged,
+                notes=notes,
+            )
+        )
+    return found
+
+
+def _repeats(frames: int, count: int) -> str:
+    return f"{frames} frames asked of a clip of {count}: some are repeated"
 
 
 def _clip_path(path: str | Path) -> Path:
@@ -299,8 +325,33 @@ def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fp
         UsageError: For an unknown sampler or a request that makes no sense.
         DataError: Where the folder is missing or without images, or an image cannot be read.
     """
-    _check_request(frames, sampler, fps)
+    return _read_folder_sets(path, [frames], sampler, fps=fps)[0]
+
+
+def _read_folder_sets(
+    path: str | Path, counts: Sequence[int], sampler: str, *, fps: float | None = None
+) -> list[Frames]:
+    for frames in counts:
+        _check_request(frames, sampler, fps)
     path = Path(path)
+    files = _pictures_of(path)
+    sets = [sample_indices(len(files), frames, sampler, times=range(len(files)), fps=fps) for frames in counts]
+    images = {number: _read_image(files[number]) for number in sorted(set().union(*sets))}
+    height, width, _ = images[sets[0][0]].shape
+    return [
+        Frames(
+            images=[images[number] for number in indices],
+            indices=indices,
+            times=[float(number) for number in indices],
+            info=VideoInfo(width, height, len(files), float(len(files)), 1.0, "images"),
+            notes=[_repeats(frames, len(files))] if frames > len(files) and len(indices) > len(set(indices)) else [],
+        )
+        for frames, indices in zip(counts, sets, strict=True)
+    ]
+
+
+def _pictures_of(path: Path) -> list[Path]:
+    """The images of a folder, in their order."""
     if not stat.S_ISDIR(_status(path).st_mode):
         raise DataError(f"{path} is not a folder")
     try:
@@ -310,18 +361,7 @@ def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fp
     files = [file for file in listed if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")]
     if not files:
         raise DataError(f"{path} holds no images", "frames are read from .jpg, .jpeg and .png files")
-    files.sort(key=by_number)
-    indices = sample_indices(len(files), frames, sampler, times=range(len(files)), fps=fps)
-    images = {number: _read_image(files[number]) for number in sorted(set(indices))}
-    height, width, _ = images[indices[0]].shape
-    repeated = frames > len(files) and len(indices) > len(set(indices))
-    return Frames(
-        images=[images[number] for number in indices],
-        indices=indices,
-        times=[float(number) for number in indices],
-        info=VideoInfo(width, height, len(files), float(len(files)), 1.0, "images"),
-        notes=[f"{frames} frames asked of a clip of {len(files)}: some are repeated"] if repeated else [],
-    )
+    return sorted(files, key=by_number)
 
 
 def by_number(file: Path) -> tuple[list[tuple[int, str]], str]:
@@ -355,6 +395,77 @@ def open_video(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fps
     return read(path, frames, sampler, fps=fps)
 
 
+def open_video_sets(
+    path: str | Path, counts: Sequence[int], sampler: str = SAMPLERS[0], *, fps: float | None = None
+) -> list[Frames]:
+    """Several samplings of one clip, for which every frame is decoded once at most.
+
+    Args:
+        path: A video file or a folder of images.
+        counts: Frames of each sampling, see :func:`sample_indices`.
+        sampler: One of :data:`SAMPLERS`.
+        fps: Frames a second for the sampler ``fps``.
+
+    Returns:
+        What :func:`open_video` returns for each count; frames that two of them share are the same array.
+
+    Raises:
+        UsageError: For an unknown sampler or a request that makes no sense.
+        DataError: Where the clip cannot be read.
+    """
+    read = _read_folder_sets if stat.S_ISDIR(_status(Path(path)).st_mode) else _read_sets
+    return read(path, counts, sampler, fps=fps)
+
+
+def stream_frames(
+    path: str | Path,
+    choose: Callable[[Sequence[float]], Sequence[int]],
+    *,
+    size: tuple[int, int] | None = None,
+) -> Iterator[tuple[int, float, Image]]:
+    """The chosen frames of a clip one after the other: memory does not grow with the clip.
+
+    A frame that damage has destroyed is left out.
+
+    Args:
+        path: A video file or a folder of images.
+        choose: From the time of every frame in seconds to the numbers of those wanted, ascending.
+        size: Width and height of the images, as shown; the first frame's own by default.
+
+    Yields:
+        Frame number, its time in seconds, and the image.
+
+    Raises:
+        DataError: Where the clip cannot be read.
+    """
+    if stat.S_ISDIR(_status(Path(path)).st_mode):
+        files = _pictures_of(Path(path))
+        for number in choose([float(second) for second in range(len(files))]):
+            image = _resized(_read_image(files[number]), size)
+            size = size or (image.shape[1], image.shape[0])
+            yield number, float(number), image
+        return
+    path = _clip_path(path)
+    timeline = plan.read_timeline(path)
+    last = -1
+    for number, frame, exact in plan.decode_frames(path, timeline, list(choose(timeline.times)), 1, plan.Faults()):
+        if not exact or number <= last:  # found late, in a second reading: its place is past
+            continue
+        last = number
+        if size is None:
+            info = _info(path, timeline, frame)
+            size = info.width, info.height
+        yield number, timeline.times[number], _to_rgb(frame, size)
+
+
+def _resized(image: Image, size: tuple[int, int] | None) -> Image:
+    from PIL import Image as Pillow
+
+    if size is None or image.shape[1::-1] == size:
+        return image
+    return np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC))
+
+
 def write_mp4(path: str | Path, images: Iterable[Image], fps: float, *, crf: int = 20) -> None:
     """Write images as an mp4 that browsers play: H.264, yuv420p, BT.709 colours, index in front.
 
@@ -372,9 +483,37 @@ def write_mp4(path: str | Path, images: Iterable[Image], fps: float, *, crf: int
         DataError: For no images, images of several sizes or too large, or a folder that cannot be written.
         SetupError: Where this PyAV has no H.264 encoder.
     """
+    _write(Path(path), ((None, image) for image in images), fps, crf, "medium")
+
+
+def write_timed_mp4(
+    path: str | Path,
+    frames: Iterable[tuple[float, Image]],
+    fps: float,
+    *,
+    crf: int = 20,
+    preset: Literal["medium", "veryfast"] = "medium",
+) -> None:
+    """:func:`write_mp4` for images with a time each, for clips whose rate varies. They are taken one by one.
+
+    Args:
+        path: The file to write.
+        frames: Seconds, ascending, and image. The first one is shown from the start on.
+        fps: Frames a second about: the encoder's guide, and how long the last frame stands.
+        crf: Quality.
+        preset: How hard the encoder tries; ``veryfast`` is three times as fast and makes larger files.
+
+    Raises:
+        UsageError: For a rate or quality out of range.
+        DataError: As :func:`write_mp4`, or for times that do not ascend.
+        SetupError: Where this PyAV has no H.264 encoder.
+    """
+    _write(Path(path), frames, fps, crf, preset)
+
+
+def _write(path: Path, frames: Iterable[tuple[float | None, Image]], fps: float, crf: int, preset: str) -> None:
     import av
 
-    path = Path(path)
     rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
     if not 0 < rate <= 1000:
         raise UsageError(f"{fps} frames a second is not a rate that can be written")
@@ -382,27 +521,36 @@ def write_mp4(path: str | Path, images: Iterable[Image], fps: float, *, crf: int
         raise UsageError(f"crf {crf} is not between 0 and 51")
     if "libx264" not in av.codecs_available:
         raise SetupError("this PyAV has no H.264 encoder", "pip install --force-reinstall --only-binary :all: av")
-    stream_of = iter(images)
+    stream_of = iter(frames)
     first = next(stream_of, None)
     if first is None:
         raise DataError(f"{path}: a clip needs at least one image")
+    options = {"crf": str(crf), "mbtree": "0"} | ({"preset": preset} if preset != "medium" else {})
     with atomic_path(path) as temporary:
-        _encode(temporary, path, first, chain([first], stream_of), rate, crf)
+        _encode(temporary, path, first, chain([first], stream_of), rate, options)
 
 
-def _encode(temporary: Path, path: Path, first: Image, images: Iterable[Image], rate: Fraction, crf: int) -> None:
+def _encode(
+    temporary: Path,
+    path: Path,
+    first: tuple[float | None, Image],
+    frames: Iterable[tuple[float | None, Image]],
+    rate: Fraction,
+    options: dict[str, str],
+) -> None:
     import av
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
     av.logging.set_level(None)
-    _check_image(path, 0, first, first.shape)
-    height, width, _ = first.shape
+    begin, example = first
+    _check_image(path, 0, example, example.shape)
+    height, width, _ = example.shape
     plan.check_size(path, width, height)
     # The temporary name has no suffix that would tell the container.
-    options = {"movflags": "faststart", "fflags": "+bitexact"}
-    with av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=options) as container:
+    flags = {"movflags": "faststart", "fflags": "+bitexact"}
+    with av.open(f"file:{temporary.absolute()}", "w", format="mp4", options=flags) as container:
         # The macroblock tree of x264 (core 165, AVX-512) gives other bytes from run to run, even on one thread.
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "mbtree": "0"})
+        stream = container.add_stream("libx264", rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
         context = stream.codec_context
         context.thread_count = 1
@@ -410,8 +558,11 @@ def _encode(temporary: Path, path: Path, first: Image, images: Iterable[Image], 
         context.color_range = ColorRange.MPEG.value
         context.color_primaries = ColorPrimaries.BT709.value
         context.color_trc = ColorTrc.BT709.value
-        for number, image in enumerate(images):
-            _check_image(path, number, image, first.shape)
+        if begin is not None:
+            context.time_base = _CLOCK
+        last = -1
+        for number, (seconds, image) in enumerate(frames):
+            _check_image(path, number, image, example.shape)
             even = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24").reformat(
                 format="yuv420p",
@@ -420,6 +571,12 @@ def _encode(temporary: Path, path: Path, first: Image, images: Iterable[Image], 
                 interpolation=Interpolation.BICUBIC,
                 threads=1,
             )
+            if seconds is not None:
+                frame.pts, frame.time_base = round((seconds - (begin or 0)) / _CLOCK), _CLOCK
+                frame.duration = round(1 / rate / _CLOCK)
+                if frame.pts <= last:
+                    raise DataError(f"{path}: image {number} comes at {seconds:g} s, not after the one before it")
+                last = frame.pts
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
 

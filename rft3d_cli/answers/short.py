@@ -22,7 +22,13 @@ _MAX_SHORT = 4096
 _TEXT = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]{0,50})\}")
 _BOXED = re.compile(r"\\boxed\s?\{([^{}]{0,200})\}")
 _MARKUP = re.compile(r"(?<![0-9*`$])[*`$]++|[*`$]++(?![0-9*`$])")
-_STATED = re.compile(r"\banswer\b(?:\s(?:is|would be|should be)\b)?\s?:?\s?", re.IGNORECASE | re.ASCII)
+_POWER = re.compile(r"\^\s?\{\s?([23])\s?\}")
+_SPACES = re.compile(r"[^\S\n]+")
+_DECORATED = re.compile(r"[\\*`${\u2212]|[^\S\n]{2}|[^\S\n ]")
+"""What :func:`_plain` takes away; most answers have none of it."""
+_STATED = re.compile(
+    r"\banswer\b[\"']?(?:\s(?:is|would be|should be)\b)?\s?[:=\uff1a]?\s?[\"']?", re.IGNORECASE | re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     if text.upper() in texts:
         # A letter alone is a letter, even where another option's text is that letter.
         return ChoiceAnswer(text.upper())
-    by_text = [letter for letter, option in texts.items() if option and _same(text, option)]
+    words = _THE.sub("", text)
+    by_text = [letter for letter, option in texts.items() if option and (_same(text, option) or _same(words, option))]
     if len(by_text) == 1:
         return ChoiceAnswer(by_text[0])
     denied = set(_DENIED.findall(text))
@@ -90,10 +97,11 @@ def _choice(region: Region, options: tuple[str, ...]) -> ChoiceAnswer:
     return ChoiceAnswer(letters[0])
 
 
+_THE = re.compile(r"\Athe\s", re.IGNORECASE | re.ASCII)
 _QUOTES = "\"'“”‘’ "
 _LEAD = re.compile(r"(?:(?:option|choice)\s)?[(\[]?([A-Za-z])(?:[)\].:,;\n]|$)", re.IGNORECASE | re.ASCII)
 _LEAD_TEXT = re.compile(r"[(\[]?([A-Z])[)\].:]?\s(.*)", re.DOTALL)
-_AFTER = re.compile(r"(?:[Oo]ption\s)?[(\[]?([A-Z](?![A-Za-z0-9'])|[a-z](?=[)\].:]|$))")
+_AFTER = re.compile(r"(?:[Oo]ption\s)?[(\[]?([A-Z](?![A-Za-z0-9]|'[A-Za-z])|[a-z](?=[)\].:]|$))")
 _OTHER = re.compile(
     r"[)\]]?,?\s?\(?(?:or|and|/|,|;|&)\s?(?:also\s|maybe\s|perhaps\s|possibly\s)?(?:option\s)?[(\[]?([A-Z])"
     r"(?![A-Za-z0-9'])"
@@ -150,10 +158,13 @@ def option_letters(options: Sequence[str]) -> list[str]:
     return list(_option_texts(tuple(options)))
 
 
+_MARK = re.compile(r"\s?[(\[]?([A-Za-z])[.):\]]\s?(.*)", re.DOTALL)
+
+
 def _option_texts(options: tuple[str, ...]) -> dict[str, str]:
     """Letter → text. Options that carry letters keep them, unless two would have the same; others go by position."""
     options = options[:26]
-    marked = [re.match(r"\s?[(\[]?([A-Za-z])[.):\]]\s?(.*)", option, re.DOTALL) for option in options]
+    marked = [_MARK.match(option) for option in options]
     pairs = [
         (match.group(1).upper(), match.group(2)) if match else (letter, option)
         for letter, match, option in zip(ascii_uppercase, marked, options, strict=False)
@@ -203,6 +214,7 @@ _MORE = re.compile(
 )
 """Words that make another number of the one before them."""
 _DIGITS = re.compile(r"[-+]?(?:[0-9]++(?:[.,_][0-9]++)*+|\.[0-9]++)(?:[eE][-+]?[0-9]++)?")
+_ALONE_NUMBER = re.compile(r"-?[0-9]{1,300}(?:\.[0-9]{1,300})?")
 _GROUPED = re.compile(r"[-+]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _RANGE = re.compile(r"\s?(?:-|–|—|~|to|or|/|x|×|\+|\*\*?|\^|÷)\s?(?=[0-9.])|\s(?=[0-9.])", re.IGNORECASE)
 """Between two numbers that are then no one number: a range, a sum, groups of digits."""
@@ -222,6 +234,7 @@ _WORDS_BEYOND = frozenset(
     }
 )
 """Words of numbers that are not read, and that change the one beside them."""
+_POINTING = frozenset({"the", "this", "that", "no", "any", "each", "which"})
 _WORDY = 8
 """Number words count in answers of at most this many words: "the one by the door" is no 1."""
 
@@ -261,12 +274,17 @@ def _number(region: Region, unit: str | None) -> NumberAnswer:
     text = _plain(region.text)
     if not text:
         return NumberAnswer(None, region.why or "no number")
+    if _ALONE_NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+        return NumberAnswer(value)
     stated = [match.end() for match in _STATED.finditer(text)]
     found = _quantities(text)
+    if isinstance(found, str) and stated and (after := _quantities(text[stated[-1] :])):
+        # What was weighed before a statement does not blur it.
+        text, stated, found = text[stated[-1] :], [0], after
     if isinstance(found, str):
         return NumberAnswer(None, found)
-    if stated and (after := [quantity for quantity in found if quantity.start >= stated[-1]]):
-        found = after[:1] if after[0].start - stated[-1] <= 20 else after
+    if stated and (later := [quantity for quantity in found if quantity.start >= stated[-1]]):
+        found = later[:1] if later[0].start - stated[-1] <= 20 else later
     if not found:
         return _number_words(text)
     values = {_in_unit(quantity, unit) for quantity in found}
@@ -316,30 +334,44 @@ def _in_unit(quantity: _Quantity, unit: str | None) -> float:
     return quantity.value if scale == 1.0 else round(quantity.value * scale, 9)
 
 
+_WORD = re.compile(r"[a-z]++")
+
+
 def _number_words(text: str) -> NumberAnswer:
-    words = re.findall(r"[a-z]++", text.lower(), re.ASCII)
+    words = _WORD.findall(text.lower())
     if len(words) > _WORDY:
         return NumberAnswer(None, "no number")
     if _WORDS_BEYOND.intersection([*words, *(word.removesuffix("s") for word in words)]):
         return NumberAnswer(None, "a number that goes on in words")
-    values: list[int] = []
-    joinable = False
-    for index, word in enumerate(words):
-        if word in _TENS:
-            values.append(_TENS[word])
-            joinable = True
-            continue
-        if word in _SMALL and not (index and words[index - 1] in ("the", "this", "that", "no", "any", "each", "which")):
-            if joinable and 0 < _SMALL[word] < 10:
-                values[-1] += _SMALL[word]
-            else:
-                values.append(_SMALL[word])
-        elif word == "hundred" and values:
-            values[-1] *= 100
-        joinable = False
+    values = _word_values(words)
     if len(set(values)) > 1:
         return NumberAnswer(None, f"{len(set(values))} different numbers")
     return NumberAnswer(float(values[0])) if values else NumberAnswer(None, "no number")
+
+
+def _word_values(words: Sequence[str]) -> list[int]:
+    """The numbers that words say: "two hundred and four" is one, "two or four" are two."""
+    values: list[int] = []
+    room = 0  # What the last one leaves open: below 10 after tens, below 100 after hundreds.
+    for index, word in enumerate(words):
+        number = _TENS.get(word)
+        if number is None and not (index and words[index - 1] in _POINTING):
+            number = _SMALL.get(word)
+        if number is not None:
+            if 0 < number < room:
+                values[-1] += number
+            else:
+                values.append(number)
+            room = 10 if word in _TENS else 0
+        elif word == "hundred" and values:
+            if values[-1] < 100:
+                values[-1] *= 100
+            else:
+                values.append(100)
+            room = 100
+        elif not (word == "and" and room == 100):
+            room = 0
+    return values
 
 
 def _short(region: Region) -> Region:
@@ -354,7 +386,9 @@ def _short(region: Region) -> Region:
 
 def _plain(text: str) -> str:
     r"""The text without markup; the content of the last ``\boxed{…}`` where there is one."""
-    text = _TEXT.sub(r"\1", text).replace("\u2212", "-")
+    if not _DECORATED.search(text):
+        return text.strip()
+    text = _POWER.sub(r"^\1", _TEXT.sub(r"\1", text).replace("\u2212", "-"))
     boxed = _BOXED.findall(text)
     plain = _MARKUP.sub("", boxed[-1] if boxed else text)
-    return re.sub(r"[^\S\n]+", " ", plain).strip()
+    return _SPACES.sub(" ", plain).strip()

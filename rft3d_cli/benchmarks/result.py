@@ -7,16 +7,17 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from rft3d_cli import __version__
-from rft3d_cli.answers.scan import answer_region
 from rft3d_cli.errors import UsageError
-from rft3d_cli.geometry.boxes import Floats
-from rft3d_cli.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rft3d_cli.geometry.boxes import Floats
+    from rft3d_cli.records import Record
 
 SCORERS = ("official", "robust")
 ANSWER_STYLES = ("direct", "think")
@@ -97,7 +98,11 @@ def official_text(text: str, answer_style: str) -> str:
     '<answer>B</answer>'
     """
     text = writable(text)
-    return answer_region(text).text.strip() if answer_style == "think" else text
+    if answer_style != "think":
+        return text
+    from rft3d_cli.answers.scan import answer_region
+
+    return answer_region(text).text.strip()
 
 
 def writable(text: str) -> str:
@@ -178,6 +183,7 @@ def scene_index(records: Sequence[Record]) -> tuple[NDArray[np.int64], int]:
     Returns:
         ``(N,)`` scene numbers in order of first occurrence, and the count.
 
+    >>> from rft3d_cli.records import Record
     >>> base = {"task": "text", "video": {"path": "a.mp4"}, "prompt": "?"}
     >>> scenes = ("scene0000_00", "scene0000_00", None, None)
     >>> records = [Record.model_validate({**base, "id": i, "meta": {"scene": s}}) for i, s in enumerate(scenes)]
@@ -185,6 +191,8 @@ def scene_index(records: Sequence[Record]) -> tuple[NDArray[np.int64], int]:
     >>> index.tolist(), count
     ([0, 0, 1, 2], 3)
     """
+    import numpy as np
+
     seen: dict[tuple[str | None, str], int] = {}
     index = [
         seen.setdefault((record.meta.dataset, record.meta.scene) if record.meta.scene else (None, record.id), len(seen))
@@ -201,9 +209,12 @@ def sum_by_scene(values: Floats, scenes: NDArray[np.int64], count: int) -> Float
         scenes: ``(N,)`` scene numbers below ``count``, from :func:`scene_index`.
         count: How many scenes there are.
 
+    >>> import numpy as np
     >>> sum_by_scene(np.array([1.0, 2.0, 5.0]), np.array([0, 0, 1]), 2).tolist()
     [3.0, 5.0]
     """
+    import numpy as np
+
     out = np.zeros((count, *values.shape[1:]))
     np.add.at(out, scenes, values)
     return out
@@ -224,6 +235,8 @@ def scene_draws(count: int, seed: int, rounds: int = ROUNDS) -> Floats:
     >>> draws.shape, set(draws.sum(axis=1).tolist())
     ((1000, 4), {4.0})
     """
+    import numpy as np
+
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=rounds)
     return draws.astype(np.float64)
 
@@ -237,11 +250,14 @@ def interval(samples: Floats) -> tuple[float, float] | None:
     Returns:
         The 2.5th and the 97.5th percentile; None where fewer than half of the resamples measured anything.
 
+    >>> import numpy as np
     >>> [round(bound, 6) for bound in interval(np.linspace(0, 1, 1001))]
     [2.5, 97.5]
     >>> interval(np.array([0.5, np.nan, np.nan])) is None
     True
     """
+    import numpy as np
+
     good = samples[~np.isnan(samples)]
     if 2 * len(good) < len(samples) or not len(good):
         return None
@@ -257,9 +273,12 @@ def ratio(numerator: Floats, denominator: Floats, empty: float = math.nan) -> Fl
         denominator: ``(…)``, of a shape that broadcasts.
         empty: The quotient where there is none: NaN for "not measured", 0 as the public detection scorer has it.
 
+    >>> import numpy as np
     >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]), empty=0.0).tolist()
     [0.5, 0.0]
     """
+    import numpy as np
+
     safe = np.where(denominator == 0, 1.0, denominator)
     return np.where(denominator == 0, empty, numerator / safe)
 
@@ -273,9 +292,12 @@ def mean_of_known(values: Floats) -> Floats:
     Returns:
         ``(…)``.
 
+    >>> import numpy as np
     >>> mean_of_known(np.array([[1.0, 3.0], [4.0, np.nan], [np.nan, np.nan]])).tolist()
     [2.0, 4.0, nan]
     """
+    import numpy as np
+
     known = ~np.isnan(values)
     return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1).astype(np.float64))
 
@@ -286,10 +308,11 @@ def clean(value: Any) -> Any:
     Args:
         value: Numbers, text and None, in dicts, lists, tuples and arrays to any depth.
 
+    >>> import numpy as np
     >>> clean({"a": np.float64("nan"), "b": (1, np.int64(2))})
     {'a': None, 'b': [1, 2]}
     """
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -50,6 +50,7 @@ def score(
     scorer: str = "official",
     answer_style: str = "direct",
     seed: int = 0,
+    intervals: bool = True,
     proposals: Mapping[str, Floats] | None = None,
 ) -> Result:
     """Score ScanRefer predictions.
@@ -60,6 +61,7 @@ def score(
         scorer: ``official`` or ``robust``.
         answer_style: ``think`` takes the answer out of its tags before the official reading; ``robust`` always does.
         seed: Of the intervals.
+        intervals: Whether to resample scenes for them.
         proposals: ``(N, 9)`` boxes in the axis-aligned world, by scene, to refine the answers by.
 
     Returns:
@@ -121,12 +123,12 @@ def score(
         detail["score"] = value
         detail["parts"] = {f"acc@{t:g}": float(value >= t) for t in THRESHOLDS} | {"iou": value}
         detail["why"] = detail["why"] or f"IoU {value:.3f}"
-    subsets = _subsets(records, iou, seed)
+    subsets = _subsets(records, iou, seed if intervals else None)
     options = {"scorer": scorer, "answer_style": answer_style}
     document = {
         **header("scanrefer", records, predictions, details, unreadable, options),
         **{name: {"n": n, **{m: value for m, (value, _) in numbers.items()}} for name, (n, numbers) in subsets.items()},
-        "intervals": {f"{name}.{m}": bounds for name, (_, ms) in subsets.items() for m, (_, bounds) in ms.items()},
+        "intervals": _intervals(subsets) if intervals else {},
         "seed": seed,
     }
     table = [
@@ -139,14 +141,12 @@ def score(
         refined = _spread(paired_iou(better, targets[rows]), rows, len(records))
         for detail, value in zip(details, refined.tolist(), strict=True):
             detail["parts"]["refined_iou"] = value
-        more = _subsets(records, refined, seed)
+        more = _subsets(records, refined, seed if intervals else None)
         document["refined"] = {
             **{name: {"n": n, **{m: value for m, (value, _) in ms.items()}} for name, (n, ms) in more.items()},
             "without_proposals": sum(_none_for(record.meta.scene, proposals) for record in records),
         }
-        document["intervals"] |= {
-            f"refined.{name}.{m}": bounds for name, (_, ms) in more.items() for m, (_, bounds) in ms.items()
-        }
+        document["intervals"] |= _intervals(more, "refined.") if intervals else {}
         table += [
             Row(f"{name} refined", metric, n, value, bounds)
             for name, (n, numbers) in more.items()
@@ -207,7 +207,11 @@ def _official(text: str) -> tuple[int | None, Floats | None, str]:
         return None, None, "frame is not a whole number from 0"
     if not isinstance(values, list) or len(values) != 9:
         return None, None, "bbox_3d is not a list of nine"
-    box = as_box(values) if all(isinstance(value, int | float) for value in values) else None
+    try:
+        box = as_box(values) if all(isinstance(value, int | float) for value in values) else None
+    except ValueError:
+        # A whole number that no float can hold.
+        box = None
     return (int(frame), box, "") if box is not None else (None, None, "bbox_3d holds something that is not a number")
 
 
@@ -234,11 +238,16 @@ def _to_world(placed: Sequence[tuple[int, Floats, Floats]]) -> Floats:
 Numbers = dict[str, tuple[float | None, tuple[float, float] | None]]
 
 
-def _subsets(records: Sequence[Record], iou: Floats, seed: int) -> dict[str, tuple[int, Numbers]]:
-    """For each subset its count, and each metric's value and interval."""
+def _intervals(subsets: Mapping[str, tuple[int, Numbers]], prefix: str = "") -> dict[str, Any]:
+    """The intervals of a document, by dotted name."""
+    return {f"{prefix}{name}.{m}": bounds for name, (_, ms) in subsets.items() for m, (_, bounds) in ms.items()}
+
+
+def _subsets(records: Sequence[Record], iou: Floats, seed: int | None) -> dict[str, tuple[int, Numbers]]:
+    """For each subset its count, and each metric's value and interval; without a seed there are no intervals."""
     values = np.stack([*(iou >= t for t in THRESHOLDS), iou], axis=-1).astype(np.float64)
     scenes, count = scene_index(records)
-    draws = scene_draws(count, seed) if count > 1 else None
+    draws = scene_draws(count, seed) if count > 1 and seed is not None else None
     out: dict[str, tuple[int, Numbers]] = {}
     for name in SUBSETS:
         member = np.array([name in ("overall", record.meta.subset) for record in records], dtype=np.float64)

@@ -9,55 +9,31 @@ crashes (a right number of 0) the question scores 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rft3d_cli.answers.short import read_choice, read_number
-from rft3d_cli.benchmarks.result import (
-    Result,
-    Row,
-    check_options,
-    clean,
-    header,
-    interval,
-    mean_of_known,
-    official_text,
-    percent,
-    ratio,
-    scene_draws,
-    scene_index,
-    sum_by_scene,
+from rft3d_cli.benchmarks._vsibench_tables import (
+    COLUMN,
+    TASKS,
+    TYPES,
+    Answer,
+    Asked,
+    Means,
+    by_task,
+    chance,
+    means,
+    part,
+    parts,
+    shown,
 )
+from rft3d_cli.benchmarks.result import Result, Row, check_options, header, official_text, writable
 from rft3d_cli.errors import DataError
-from rft3d_cli.geometry.boxes import Floats
-from rft3d_cli.records import ChoiceTarget, NumberTarget, Record
-from rft3d_cli.rewards.reasoning import UNITS, mean_relative_accuracy
+from rft3d_cli.mra import mean_relative_accuracy
 
-TASKS = {
-    "object_counting": ("object_counting",),
-    "object_abs_distance": ("object_abs_distance",),
-    "object_size_estimation": ("object_size_estimation",),
-    "room_size_estimation": ("room_size_estimation",),
-    "object_rel_distance": ("object_rel_distance",),
-    "object_rel_direction": (
-        "object_rel_direction_easy",
-        "object_rel_direction_medium",
-        "object_rel_direction_hard",
-    ),
-    "route_planning": ("route_planning",),
-    "obj_appearance_order": ("obj_appearance_order",),
-}
-"""The eight tasks in the order of the public tables, and the question types of each."""
+if TYPE_CHECKING:
+    from rft3d_cli.records import Record
 
-TYPES = tuple(name for types in TASKS.values() for name in types)
-_COLUMN = {name: index for index, name in enumerate(TYPES)}
-_TASK_COLUMNS = [[_COLUMN[name] for name in types] for types in TASKS.values()]
-
-Answer = tuple[float, Any, str, bool]
-"""Score, what was read, why not 1, readable."""
+__all__ = ["TASKS", "TYPES", "score"]
 
 
 def score(
@@ -67,6 +43,8 @@ def score(
     scorer: str = "official",
     answer_style: str = "direct",
     seed: int = 0,
+    intervals: bool = True,
+    pruned: Collection[str] | None = None,
 ) -> Result:
     """Score VSI-Bench predictions.
 
@@ -77,12 +55,17 @@ def score(
         answer_style: ``think`` takes the answer out of ``<answer>``, or from after ``</think>``, before the official
             reading; ``robust`` always does.
         seed: Of the intervals.
+        intervals: Whether to resample scenes for 95 % intervals; without, the document's ``intervals`` is empty.
+        pruned: Ids that the debiased benchmark leaves out, for records whose ``meta.pruned`` does not say (the first
+            revision of the public files); see :func:`rft3d_cli.prepare.vsibench_questions.pruned_ids`.
 
     Returns:
         In the document, ``tasks`` maps each of the eight tasks to its score, ``types`` each question type to its
         score and count; ``overall`` is the mean of the tasks, ``overall_micro`` that of the questions. With question
-        types absent the mean is over the tasks there are and ``incomplete`` is true. ``datasets`` holds both means for
-        the records of each data set, ``debiased`` for those whose ``meta.pruned`` is false, where any record says.
+        types absent (``absent``) the mean is over the tasks there are and ``incomplete`` is true. ``datasets`` holds
+        both means and ``by_task`` for the records of each data set; ``debiased`` and ``pruned`` for those whose
+        ``meta.pruned`` is false and true, where any record or ``pruned`` says. ``chance`` is what guessing scores by
+        task, uniformly among the options or always with the most frequent right answer.
 
     Raises:
         UsageError: On an unknown scorer or answer style.
@@ -100,14 +83,15 @@ def score(
     about 2.2 m [0.0, 80.0]
     """
     check_options(scorer, answer_style)
+    read = _reader(scorer, answer_style)
     details: list[dict[str, Any]] = []
     unreadable: list[str] = []
-    scores = np.zeros(len(records))
-    columns = np.zeros(len(records), dtype=np.int64)
-    for index, record in enumerate(records):
+    scores: list[float] = []
+    columns: list[int] = []
+    for record in records:
         kind = record.meta.question_type or ""
-        target = record.target
-        if kind not in _COLUMN or not isinstance(target, ChoiceTarget | NumberTarget):
+        column = COLUMN.get(kind)
+        if column is None or record.task not in ("choice", "number"):
             raise DataError(
                 f"record {record.id} is not a VSI-Bench question: task {record.task}, question type {kind or 'none'}",
                 f"question types: {', '.join(TYPES)}",
@@ -116,23 +100,69 @@ def score(
         if text is None:
             value, answer, why = 0.0, None, "no prediction"
         else:
-            if scorer == "robust":
-                value, answer, why, readable = _robust(text, target, kind)
-            else:
-                value, answer, why, readable = _official(official_text(text, answer_style), target)
+            value, answer, why, readable = read(text, record, kind)
             if not readable:
                 unreadable.append(record.id)
-        scores[index], columns[index] = value, _COLUMN[kind]
+        scores.append(value)
+        columns.append(column)
         details.append({"id": record.id, "score": value, "parts": {}, "answer": answer, "why": why})
-    tables = _Tables(records, scores, columns, seed)
-    options = {"scorer": scorer, "answer_style": answer_style}
+    whole = means(columns, scores)
+    marks = _marks(records, pruned)
+    cuts = parts(marks, columns, scores)
+    spread = _bounds(records, columns, scores, marks, seed) if intervals else {}
     document = {
-        **header("vsibench", records, predictions, details, unreadable, options),
-        **tables.summary(),
-        "intervals": tables.bounds,
+        **header(
+            "vsibench", records, predictions, details, unreadable, {"scorer": scorer, "answer_style": answer_style}
+        ),
+        "overall": shown(whole.overall),
+        "overall_micro": shown(whole.micro),
+        "tasks": by_task(whole),
+        "types": {
+            name: {"n": n, "score": shown(value)}
+            for name, n, value in zip(TYPES, whole.counts, whole.types, strict=True)
+        },
+        "incomplete": 0 in whole.counts,
+        "absent": [name for name, n in zip(TYPES, whole.counts, strict=True) if not n],
+        "datasets": {
+            name: part(found)
+            for name, found in parts([record.meta.dataset for record in records], columns, scores).items()
+        },
+        **{name: part(found) for name, found in cuts.items()},
+        "chance": chance(records, columns),
+        "intervals": {name: None if bound is None else list(bound) for name, bound in spread.items()},
         "seed": seed,
     }
-    return Result(clean(document), tables.rows(), details)
+    return Result(document, _rows(whole, cuts, spread), details)
+
+
+def _reader(scorer: str, answer_style: str) -> Callable[[str, Asked, str], Answer]:
+    """The reading of one answer: of its text, its question, and the question's type."""
+    if scorer == "robust":
+        # The readers of answers bring numpy along.
+        from rft3d_cli.benchmarks._vsibench_robust import read
+
+        return read
+    if answer_style == "direct":
+        return _official
+    return lambda text, record, kind: _official(official_text(text, answer_style), record, kind)
+
+
+def _marks(records: Sequence[Asked], pruned: Collection[str] | None) -> list[str | None]:
+    """``pruned`` or ``debiased`` for each record, None where neither it nor the list says."""
+    out: list[str | None] = []
+    for record in records:
+        said = (record.meta.model_extra or {}).get("pruned")
+        if said is None and pruned is not None:
+            said = record.id in pruned
+        out.append("pruned" if said is True else "debiased" if said is False else None)
+    return out
+
+
+def _bounds(*args: Any) -> dict[str, tuple[float, float] | None]:
+    # numpy takes as long to import as all else takes to run.
+    from rft3d_cli.benchmarks._vsibench_intervals import bounds
+
+    return bounds(*args)
 
 
 def _first_token(text: str) -> str:
@@ -144,108 +174,44 @@ def _first_token(text: str) -> str:
     return text.split(" ", 1)[0].rstrip(".").strip()
 
 
-def _official(text: str, target: ChoiceTarget | NumberTarget) -> Answer:
+def _official(text: str, record: Asked, kind: str) -> Answer:
     token = _first_token(text)
-    if isinstance(target, ChoiceTarget):
+    target = record.target
+    if record.task == "choice":
         # Equality is all that counts; readability is ours, to tell a wrong letter from no letter.
-        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(target.options) or 26]
-        right = token.lower() == target.letter.lower()
-        readable = right or (len(token) == 1 and token.upper() in letters)
-        why = "" if right else f"{token}, not {target.letter}" if readable else "the first word is no option's letter"
-        return float(right), token[:40], why, readable
+        if token.lower() == target.letter.lower():
+            return 1.0, token, "", True
+        if len(token) == 1 and token.upper() in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(target.options) or 26]:
+            return 0.0, token, f"{token}, not {target.letter}", True
+        return 0.0, None, _no_letter(token), False
     try:
         value = float(token)
     except ValueError:
         return 0.0, None, "the first word is not a number", False
     if not math.isfinite(value):
         return 0.0, None, "not a finite number", False
-    if target.value == 0:
+    right = target.value
+    if right == 0:
         return 0.0, value, "the right number is 0, where the public scorer fails", True
     # The public scorer divides by the signed right number, so below 0 every error is within every limit.
-    share = 1.0 if target.value < 0 else mean_relative_accuracy(value, target.value, strict=False)
-    return share, value, "" if share == 1 else f"{value:g} for {target.value:g}", True
+    share = 1.0 if right < 0 else mean_relative_accuracy(value, right, strict=False)
+    return share, value, "" if share == 1 else f"{value:g} for {right:g}", True
 
 
-def _robust(text: str, target: ChoiceTarget | NumberTarget, kind: str) -> Answer:
-    if isinstance(target, ChoiceTarget):
-        choice = read_choice(text, target.options)
-        right = choice.letter == target.letter.upper()
-        why = "" if right else choice.why or f"{choice.letter}, not {target.letter}"
-        return float(right), choice.letter, why, choice.letter is not None
-    number = read_number(text, UNITS.get(kind))
-    if number.value is None:
-        return 0.0, None, number.why, False
-    share = mean_relative_accuracy(number.value, target.value, strict=False)
-    return share, number.value, "" if share == 1 else f"{number.value:g} for {target.value:g}", True
+def _no_letter(token: str) -> str:
+    return f"the first word {writable(token[:40])!r} is no option's letter" if token else "the first word is empty"
 
 
-class _Tables:
-    """Sums and counts of scores by question type, and everything that is averaged from them."""
-
-    def __init__(self, records: Sequence[Record], scores: Floats, columns: NDArray[np.int64], seed: int) -> None:
-        self.records = records
-        self.cells = np.zeros((len(records), len(TYPES), 2))
-        self.cells[np.arange(len(records)), columns, 0] = scores
-        self.cells[np.arange(len(records)), columns, 1] = 1
-        total = self.cells.sum(axis=0)
-        self.counts = total[:, 1].astype(int)
-        self.means = _averages(total)
-        self.bounds: dict[str, tuple[float, float] | None] = {}
-        scenes, count = scene_index(records)
-        if count > 1:
-            table = sum_by_scene(self.cells, scenes, count).reshape(count, -1)
-            drawn = _averages((scene_draws(count, seed) @ table).reshape(-1, len(TYPES), 2))
-            self.bounds = {name: interval(drawn[name]) for name in ("overall", "overall_micro")}
-            self.bounds |= {f"tasks.{name}": interval(drawn["tasks"][:, i]) for i, name in enumerate(TASKS)}
-
-    def summary(self) -> dict[str, Any]:
-        """The document's part: the means by task, type, data set, and over all."""
-        out = {
-            **_overall(self.means),
-            "tasks": {name: percent(float(value)) for name, value in zip(TASKS, self.means["tasks"], strict=True)},
-            "types": {
-                name: {"n": int(n), "score": percent(float(value))}
-                for name, n, value in zip(TYPES, self.counts, self.means["types"], strict=True)
-            },
-            "incomplete": bool((self.counts == 0).any()),
-            "datasets": self._parts([record.meta.dataset for record in self.records]),
-        }
-        pruned = [(record.meta.model_extra or {}).get("pruned") for record in self.records]
-        if any(value is not None for value in pruned):
-            out |= self._parts(["debiased" if value is False else None for value in pruned])
-        return out
-
-    def _parts(self, names: Sequence[str | None]) -> dict[str, dict[str, Any]]:
-        """The means of parts of the records, by the part's name; None is in no part."""
-        out = {}
-        for name in sorted({name for name in names if name is not None}):
-            member = np.array([other == name for other in names])
-            out[name] = {"n": int(member.sum()), **_overall(_averages(self.cells[member].sum(axis=0)))}
-        return out
-
-    def rows(self) -> list[Row]:
-        """The table: eight tasks, and the two means over all."""
-        rows = []
-        for index, (name, columns) in enumerate(zip(TASKS, _TASK_COLUMNS, strict=True)):
-            n, metric = int(self.counts[columns].sum()), "MRA" if index < 4 else "accuracy"
-            rows.append(
-                Row(name, metric, n, percent(float(self.means["tasks"][index])), self.bounds.get(f"tasks.{name}"))
-            )
-        for name, what in (("overall", "mean of tasks"), ("overall_micro", "mean of questions")):
-            rows.append(Row(name, what, len(self.records), percent(float(self.means[name])), self.bounds.get(name)))
-        return rows
-
-
-def _overall(means: dict[str, Floats]) -> dict[str, float | None]:
-    return {name: percent(float(means[name])) for name in ("overall", "overall_micro")}
-
-
-def _averages(cells: Floats) -> dict[str, Floats]:
-    """From sums and counts ``(…, types, 2)``: ``types``, ``tasks``, ``overall``, ``overall_micro``; NaN where empty.
-
-    A task of several types is the unweighted mean of those there are.
-    """
-    types = ratio(cells[..., 0], cells[..., 1])
-    tasks = np.stack([mean_of_known(types[..., columns]) for columns in _TASK_COLUMNS], axis=-1)
-    micro = ratio(cells[..., 0].sum(axis=-1), cells[..., 1].sum(axis=-1))
-    return {"types": types, "tasks": tasks, "overall": mean_of_known(tasks), "overall_micro": micro}
+def _rows(whole: Means, cuts: Mapping[str, Means], spread: Mapping[str, tuple[float, float] | None]) -> list[Row]:
+    """The table: eight tasks, the two means over all, and the mean of tasks of each cut."""
+    rows = []
+    for index, (name, types) in enumerate(TASKS.items()):
+        n = sum(whole.counts[COLUMN[kind]] for kind in types)
+        metric = "MRA" if index < 4 else "accuracy"
+        rows.append(Row(name, metric, n, shown(whole.tasks[index]), spread.get(f"tasks.{name}")))
+    n = sum(whole.counts)
+    rows.append(Row("overall", "mean of tasks", n, shown(whole.overall), spread.get("overall")))
+    rows.append(Row("overall_micro", "mean of questions", n, shown(whole.micro), spread.get("overall_micro")))
+    for name, found in cuts.items():
+        rows.append(Row(name, "mean of tasks", sum(found.counts), shown(found.overall), spread.get(f"{name}.overall")))
+    return rows

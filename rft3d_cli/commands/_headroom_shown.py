@@ -64,8 +64,16 @@ def show(document: Mapping[str, Any]) -> None:
         say(f"the threshold was tuned on {_tuned(document['threshold'])}; ± is one standard error over scenes")
     else:
         say("± is one standard error over scenes")
+    show_verdicts(document)
+
+
+def show_verdicts(document: Mapping[str, Any]) -> None:
+    """What the numbers mean, in a line a task, and of several tasks for all."""
+    parts = dict(document["tasks"])
+    if len(parts) > 1:
+        parts["all"] = document["all"]
     for name, summary in parts.items():
-        say(f"{name}: {summary['verdict']}")
+        console.out().print(f"{name}: {summary['verdict']}", markup=False)
 
 
 def _gain(row: Mapping[str, float]) -> str:

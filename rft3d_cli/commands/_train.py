@@ -8,27 +8,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rft3d_cli.commands._complete import complete_override, complete_recipe
+
 if TYPE_CHECKING:
     from rft3d_cli.recipe import Recipe
-
-
-def _complete(incomplete: str) -> list[str]:
-    from rft3d_cli.recipe import shipped_recipes
-
-    return [name for name in shipped_recipes() if name.startswith(incomplete)]
-
 
 RecipeOption = Annotated[
     str,
     typer.Option(
         "--recipe", "-r", metavar="NAME", help="A shipped recipe (rft3d recipes list) or a file.",
-        autocompletion=_complete, show_default=False,
+        autocompletion=complete_recipe, show_default=False,
     ),
 ]  # fmt: skip
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Recipe values to change, as in lr=2e-6.", show_default=False),
-]
+    typer.Argument(
+        metavar="KEY=VALUE", help="Recipe values to change, as in lr=2e-6.",
+        autocompletion=complete_override, show_default=False,
+    ),
+]  # fmt: skip
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", metavar="DIR", help="The run's folder; by default the recipe's output.",
@@ -37,6 +35,7 @@ Out = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in that folder; start it where it is new.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the run's summary as one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the run's folder, and warnings.")]
 
 
 def train(
@@ -47,9 +46,28 @@ def train(
     resume: bool,
     dry_run: bool,
     as_json: bool,
+    quiet: bool,
     run: Callable[..., dict[str, Any]],
 ) -> None:
     """Load the recipe, then check it or run it; of several processes, the first one checks and talks."""
+    from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
+
+    check_forms(as_json, quiet)
+    with console.quietly(quiet):
+        _train(stage, recipe_name, overrides, out, resume, dry_run, as_json, run)
+
+
+def _train(
+    stage: str,
+    recipe_name: str,
+    overrides: list[str] | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    run: Callable[..., dict[str, Any]],
+) -> None:
     from rft3d_cli import console
     from rft3d_cli.recipe import load_recipe
     from rft3d_cli.train import processes

@@ -21,11 +21,14 @@ def demo(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="INT", help="Of rooms and training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the folder.")] = False,
 ) -> None:
     """Build rooms, prepare records, train by GRPO, evaluate before and after, draw an answer. About 5 minutes."""
     from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.demo import PLANS, run_demo, table
 
+    check_forms(as_json, quiet)
     root = context.find_root().command
 
     def run(arguments: list[str]) -> None:
@@ -33,7 +36,11 @@ def demo(
         if code:  # Typer turns Ctrl-C into a code, and the demo must not go on after it
             raise typer.Exit(code)
 
-    document = run_demo(run, out, PLANS["quick" if quick else "full"], from_scratch=from_scratch, seed=seed)
+    with console.quietly(quiet):
+        document = run_demo(run, out, PLANS["quick" if quick else "full"], from_scratch=from_scratch, seed=seed)
+    if quiet:
+        typer.echo(out)
+        return
     if as_json:
         console.print_json(document)
         return

@@ -16,11 +16,14 @@ DASH = "\N{EN DASH}"
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what is wrong.")] = False,
 ) -> None:
     """Report what works on this machine, and what to do about the rest."""
     from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.errors import ProblemList, SetupError
 
+    check_forms(as_json, quiet)
     try:
         from rft3d_cli.doctor import examine
     except ImportError as error:
@@ -29,7 +32,8 @@ def doctor(
     if as_json:
         console.print_json(_document(report))
         raise typer.Exit(SetupError.exit_code if report.problems else 0)
-    _show(report)
+    if not quiet:
+        _show(report)
     for text in report.warnings:
         console.warn(text)
     if report.problems:

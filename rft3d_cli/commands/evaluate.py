@@ -2,190 +2,249 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rft3d_cli.benchmarks.registry import BENCHMARKS, Benchmark
+from rft3d_cli.commands import _compare, _published
+from rft3d_cli.commands import _evaluate_options as opt
+
 if TYPE_CHECKING:
-    from rft3d_cli.benchmarks.result import Result
-    from rft3d_cli.benchmarks.run import Asked
+    from rft3d_cli.benchmarks.asking import Asked
     from rft3d_cli.geometry.boxes import Floats
     from rft3d_cli.geometry.eras import Era
-    from rft3d_cli.records import RecordFile
-
-WRITTEN = {"detection": "scannet", "scanrefer": "scanrefer", "vsibench": "vsibench"}
-"""The ``prepare`` command that writes each benchmark's records, by default to ``data/NAME.jsonl``."""
+    from rft3d_cli.records import Record, RecordFile
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Score a model, or saved predictions, on VSI-Bench, ScanRefer or detection.",
+    help="Score a model, or saved predictions, and compare results.",
     epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl --model tiny\n\n"
-    "$ rft3d evaluate detection --data val.jsonl --predictions theirs.jsonl --scorer robust --json",
+    "$ rft3d evaluate detection --data val.jsonl --predictions theirs.jsonl --scorer robust --json\n\n"
+    "$ rft3d evaluate compare eval/detection/tiny-sft eval/detection/tiny-det",
 )
 
-Data = Annotated[Path, typer.Option("--data", "-d", metavar="FILE", help="Records (rft3d prepare writes them).")]
-VsiData = Annotated[
-    Path,
-    typer.Option("--data", "-d", metavar="FILE", help="Records, or VSI-Bench's test.jsonl or parquet as published."),
-]
-Predictions = Annotated[
-    Path | None,
-    typer.Option("--predictions", "-p", metavar="FILE", show_default=False,
-                 help='Saved answers to score, {"id", "prediction"} a line; no model is loaded.'),
-]  # fmt: skip
-Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", help="A shipped model, a folder, a run, or a hub name.")
-]
-Scorer = Annotated[
-    Literal["official", "robust"],
-    typer.Option(help="official reads as the public scorer does; robust reads tolerantly and matches in any order."),
-]
-Style = Annotated[
-    Literal["direct", "think"], typer.Option(help="think takes answers out of <answer> before the official reading.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="DIR", show_default=False,
-                              help="Folder of predictions and result; by default eval/BENCHMARK with a model."),
-]  # fmt: skip
-Details = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Also write one line a record: its score and why.", show_default=False),
-]
-MediaRoot = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder of the media; by default the data's own.", show_default=False)
-]
-Limit = Annotated[
-    int | None, typer.Option(min=1, metavar="INT", help="Score the first so many records.", show_default=False)
-]
-Frames = Annotated[
-    int | None, typer.Option(min=1, max=512, metavar="INT", show_default=False,
-                             help="Frames of a clip; by default what the records or the model say."),
-]  # fmt: skip
-MaxTokens = Annotated[
-    int | None, typer.Option(min=1, metavar="INT", help="Longest answer, in tokens.", show_default=False)
-]
-Sample = Annotated[bool, typer.Option("--sample", help="Sample answers at temperature 1; by default greedy.")]
-Seed = Annotated[int, typer.Option(min=0, metavar="INT", help="Of intervals, and of sampled answers.")]
-Batch = Annotated[int, typer.Option(min=1, metavar="INT", help="Records a forward pass.")]
-FailUnder = Annotated[
-    list[str] | None,
-    typer.Option(metavar="METRIC=VALUE", help="Exit with 5 where a metric is below this.", show_default=False),
-]
-ProposalFile = Annotated[
-    Path | None,
-    typer.Option("--proposals", metavar="FILE", show_default=False,
-                 help="scannet_val_pred_box.json: also score each answer as the proposed box that it overlaps most."),
-]  # fmt: skip
-Angles = Annotated[
-    Literal["intrinsic", "extrinsic"] | None,
-    typer.Option(show_default="what the model says, else intrinsic",
-                 help="What the model means by a box's angles: extrinsic before 28 November 2025."),
-]  # fmt: skip
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check data, media and model, and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")]
+
+@dataclass(frozen=True)
+class _Answers:
+    """What is scored, and what is said of where it comes from."""
+
+    predictions: Mapping[str, str]
+    confidence: Mapping[str, Sequence[float]] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
 
 
-def _command(benchmark: str, data_type: object, text: str) -> Callable[..., None]:
-    """One benchmark's command: they differ in their data only."""
+def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
+    """One benchmark's command: they differ in their data and in a few options."""
 
     def run(
-        data: Data = Path(f"data/{WRITTEN[benchmark]}.jsonl"),
-        predictions: Predictions = None,
-        model: Model = "tiny",
-        scorer: Scorer = "official",
-        answer_style: Style = "direct",
-        out: Out = None,
-        details: Details = None,
-        media_root: MediaRoot = None,
-        limit: Limit = None,
-        frames: Frames = None,
-        max_tokens: MaxTokens = None,
-        sample: Sample = False,
-        seed: Seed = 0,
-        batch: Batch = 32,
-        fail_under: FailUnder = None,
-        proposals: ProposalFile = None,
-        angles: Angles = None,
-        dry_run: DryRun = False,
-        as_json: Json = False,
+        data: opt.Data = Path(f"data/{benchmark.written}.jsonl"),
+        predictions: opt.Predictions = None,
+        media_root: opt.MediaRoot = None,
+        types: opt.Types = None,
+        subset: opt.Subset = None,
+        ids: opt.Ids = None,
+        pruned_ids: opt.PrunedIds = None,
+        per_type: opt.PerType = None,
+        limit: opt.Limit = None,
+        model: opt.Model = "tiny",
+        frames: opt.Frames = None,
+        max_tokens: opt.MaxTokens = None,
+        repetition_penalty: opt.Penalty = None,
+        sample: opt.Sample = False,
+        blind: opt.Blind = False,
+        batch: opt.Batch = None,
+        confidence: opt.Confidence = False,
+        shard: opt.Shard = None,
+        fresh: opt.Fresh = False,
+        scorer: opt.Scorer = "official",
+        answer_style: opt.Style = "direct",
+        seed: opt.Seed = 0,
+        min_confidence: opt.MinConfidence = None,
+        proposals: opt.ProposalFile = None,
+        angles: opt.Angles = None,
+        brief: opt.Brief = False,
+        fail_under: opt.FailUnder = None,
+        out: opt.Out = None,
+        details: opt.Details = None,
+        context: opt.Context = False,
+        dry_run: opt.DryRun = False,
+        as_json: opt.Json = False,
+        quiet: opt.Quiet = False,
     ) -> None:
         from rft3d_cli import console
+        from rft3d_cli.benchmarks import metrics, registry
         from rft3d_cli.benchmarks import run as running
-        from rft3d_cli.errors import UsageError
-        from rft3d_cli.files import sha256
-        from rft3d_cli.records import read_predictions
+        from rft3d_cli.commands._evaluate_shown import headline, show, warn_of
+        from rft3d_cli.commands.prepare._shared import check_forms
 
+        check_forms(as_json, quiet)
         for wanted in fail_under or []:
-            running.threshold(wanted)
-        source = _read(benchmark, data, media_root)
-        records = running.select(benchmark, source.records, data)[:limit]
-        folder = out if out is not None or predictions is not None else Path("eval") / benchmark
-        if folder is not None and folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} is a file, not a folder", "name another folder with --out")
-        if details is not None and (details.is_dir() or details.resolve() in _inputs(data, predictions)):
-            what = "a folder" if details.is_dir() else "what is scored"
-            raise UsageError(f"--details {details} is {what}", "name another file")
+            metrics.threshold(wanted)
+        share = _share(shard, predictions)
+        more: dict[str, Any] = {}
+        if pruned_ids is not None:
+            from rft3d_cli.prepare.vsibench_questions import pruned_ids as read_pruned
 
+            more["pruned"] = read_pruned(pruned_ids)
+        source = _read(benchmark, data, media_root, asked=predictions is None)
+        records = registry.narrowed(
+            registry.select(benchmark.name, source.records, data),
+            types=[name.strip() for name in types.split(",")] if types else [],
+            subset=subset,
+            ids=None if ids is None else _ids(ids),
+            pruned=more.get("pruned"),
+            limit=limit,
+            per_type=per_type,
+            seed=seed,
+        )
+        folder = out
+        if out is None and predictions is None:
+            folder = Path("eval") / benchmark.name / (_folder_name(model) + ("-blind" if blind else ""))
+        _check_places(folder, details, data, predictions)
         if angles is None:
-            angles = "intrinsic" if predictions is not None else _meant(model)
-        more = None if proposals is None else {"proposals": _boxes(proposals)}
+            angles = "intrinsic" if predictions is not None or not benchmark.boxes else _meant(model)
+        if proposals is not None:
+            more["proposals"] = _boxes(proposals)
+        if min_confidence is not None:
+            more["min_confidence"] = min_confidence
         scored = partial(
-            running.evaluate, benchmark, source, records, scorer=scorer, answer_style=answer_style, seed=seed,
-            angles=angles, more=more,
+            running.evaluate, benchmark.name, source, records, scorer=scorer, answer_style=answer_style, seed=seed,
+            angles=angles,
         )  # fmt: skip
         if fail_under:
             # A metric that does not exist is known before a model has answered for an hour.
-            nothing = scored({}, about={})[1]
+            nothing = scored({}, about={}, brief=True, more={k: v for k, v in more.items() if k == "proposals"})[1]
             for wanted in fail_under:
-                running.metric(nothing, running.threshold(wanted)[0])
+                metrics.metric(nothing, metrics.threshold(wanted)[0])
         if predictions is not None:
+            answers = _saved(predictions, records, quiet=quiet or as_json)
             if dry_run:
-                read_predictions(predictions)
                 console.note(f"  would score {len(records):,} records")
                 return
-            found = read_predictions(predictions)
-            about: dict[str, object] = {"predictions": str(predictions)}
         else:
-            _check(replace(source, records=records), model)
-            asked = _asked(replace(source, records=records), model, frames, max_tokens, sample, seed, batch)
+            _check(replace(source, records=records), model, blind=blind)
+            records = _as_asked(records, answer_style)
+            scored = partial(scored.func, benchmark.name, source, records, **scored.keywords)
+            asked = _asked(
+                replace(source, records=records),
+                model,
+                frames,
+                max_tokens or _longest(benchmark, answer_style),
+                sample,
+                seed,
+                batch or 0,
+                repetition_penalty,
+                blind=blind,
+                confidence=confidence,
+            )
+            if folder is None:
+                raise AssertionError("a model's answers have a folder")
             if dry_run:
+                _would_go_on(folder, asked, records, share, fresh=fresh)
                 console.note(f"  would ask {model} {len(records):,} questions and write {folder}/")
                 return
-            found, about_model = running.predict(records, asked, folder or Path())
-            about = {"model": about_model}
+            answers = _predicted(records, asked, folder, share, fresh=fresh)
+            if share is not None:
+                console.note(f"  wrote   {len(answers.predictions):,} answers of share {shard} in {folder}/")
+                console.note("  next    the same command without --shard scores the answers of all shares")
+                _stop_over_lost(answers.lost, len(records), folder)
+                return
+        about = dict(answers.about)
         if proposals is not None:
+            from rft3d_cli.files import sha256
+
             about["proposals"] = {"file": str(proposals), "sha256": sha256(proposals)}
-        result, document = scored(found, about=about)
+        if answers.confidence:
+            more["confidence"] = answers.confidence
+        result, document = scored(answers.predictions, about=about, more=more, brief=brief)
+        document["run"] |= answers.run
         if details is not None:
             running.write_details(details, result)
         if folder is not None:
-            running.write_result(folder / "result.json", document)
-        _warn(document["missing"], len(records), document["unknown_ids"])
-        if proposals is not None and document["refined"]["without_proposals"]:
-            lone = document["refined"]["without_proposals"]
-            console.warn(f"{lone:,} of {len(records):,} records have no proposals and are not refined")
-        _warn_of_angles(document)
+            running.write_details(folder / running.DETAILS, result)
+            running.write_result(folder / running.RESULT, document)
+        warn_of(document, len(records), has_predictions=predictions is not None)
         if as_json:
             console.print_json(document)
+        elif quiet:
+            typer.echo(headline(benchmark, document))
         else:
-            _print(benchmark, result, document)
-        if folder is not None:
-            console.note(f"  wrote   {folder / 'result.json'}")
+            show(benchmark, result, document, context=context)
+        if folder is not None and not quiet:
+            console.note(f"  wrote   {folder / running.RESULT}")
         for wanted in fail_under or []:
-            running.check_threshold(document, wanted)
+            metrics.check_threshold(document, wanted)
+        _stop_over_lost(answers.lost, len(records), folder)
 
     run.__annotations__["data"] = data_type
-    run.__doc__ = text
-    others = {"detection": {"proposals"}, "scanrefer": set(), "vsibench": {"proposals", "angles"}}[benchmark]
+    run.__doc__ = f"Score {benchmark.text}."
+    hidden = {name for other in BENCHMARKS.values() for name in other.own} - benchmark.own
+    if not benchmark.boxes:
+        hidden |= {"angles"}
     whole = signature(run, eval_str=True)
-    own = [parameter for name, parameter in whole.parameters.items() if name not in others]
+    own = [parameter for name, parameter in whole.parameters.items() if name not in hidden]
     run.__signature__ = whole.replace(parameters=own)  # type: ignore[attr-defined]
     return run
+
+
+def _share(shard: str | None, predictions: Path | None) -> tuple[int, int] | None:
+    from rft3d_cli.commands.prepare._shared import two_numbers
+    from rft3d_cli.errors import UsageError
+
+    if shard is None:
+        return None
+    if predictions is not None:
+        raise UsageError("--shard shares out questions to a model, and --predictions are answered already")
+    number, count = two_numbers(shard, "/", "--shard", "2/4")
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {shard}: there is no such share", "the shares of four are 1/4, 2/4, 3/4 and 4/4")
+    return number, count
+
+
+def _folder_name(model: str) -> str:
+    """What a model's results are kept under: the last word of its name or path.
+
+    >>> [_folder_name(name) for name in ("tiny", "runs/tiny-det", "org/name", "runs/a/checkpoints/000050")]
+    ['tiny', 'tiny-det', 'name', 'a-000050']
+    """
+    path = Path(model)
+    parts = [part for part in (path.resolve() if model.startswith(".") else path).parts if part != path.anchor]
+    if len(parts) > 2 and parts[-2] == "checkpoints":
+        return f"{parts[-3]}-{parts[-1]}"
+    return parts[-1] if parts else "model"
+
+
+def _check_places(folder: Path | None, details: Path | None, *read: Path | None) -> None:
+    from rft3d_cli.errors import UsageError
+
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder", "name another folder with --out")
+    inputs = [path.resolve() for path in read if path is not None]
+    if details is not None and (details.is_dir() or details.resolve() in inputs):
+        what = "a folder" if details.is_dir() else "what is scored"
+        raise UsageError(f"--details {details} is {what}", "name another file")
+    for name in ("result.json", "details.jsonl"):
+        if folder is not None and (folder / name).resolve() in inputs:
+            raise UsageError(f"--out {folder} would replace {folder / name}, which is read", "name another folder")
+
+
+def _ids(path: Path) -> dict[str, None]:
+    """Ids of a file, one a line; blank lines do not count."""
+    from rft3d_cli.errors import DataError
+    from rft3d_cli.records import read_lines
+
+    found = dict.fromkeys(line.strip() for _, line in read_lines(path))
+    if not found:
+        raise DataError(f"{path} holds no ids", "one id a line")
+    return found
 
 
 def _boxes(proposals: Path) -> dict[str, Floats]:
@@ -199,24 +258,57 @@ def _boxes(proposals: Path) -> dict[str, Floats]:
     return found.boxes
 
 
-def _inputs(*paths: Path | None) -> list[Path]:
-    return [path.resolve() for path in paths if path is not None]
-
-
-def _read(benchmark: str, data: Path, media_root: Path | None) -> RecordFile:
-    """Records, or VSI-Bench's own files as published."""
+def _read(benchmark: Benchmark, data: Path, media_root: Path | None, *, asked: bool) -> RecordFile:
+    """Records, or VSI-Bench's own files as published; what no model is asked is read without its media."""
     from rft3d_cli.errors import DataError
-    from rft3d_cli.records import read_records
 
     if not data.exists():
-        hint = f"name another file with --data, or write it: rft3d prepare {WRITTEN[benchmark]} --out {data}"
+        hint = f"name another file with --data, or write it: rft3d prepare {benchmark.written} --out {data}"
         raise DataError(f"{data} does not exist", hint)
-    if benchmark == "vsibench":
-        from rft3d_cli.prepare.vsibench import is_published, published_records
+    if benchmark.name == "vsibench":
+        from rft3d_cli.prepare.vsibench_questions import is_published, published_questions
 
+        if is_published(data) and not asked:
+            return published_questions(data, media_root)
         if is_published(data):
+            from rft3d_cli.prepare.vsibench import published_records
+
             return published_records(data, media_root)
+    from rft3d_cli.records import read_records
+
     return read_records(data, media_root=media_root)
+
+
+def _saved(path: Path, records: Sequence[Record], *, quiet: bool) -> _Answers:
+    """Predictions of a file, whoever wrote it."""
+    from rft3d_cli import console
+    from rft3d_cli.benchmarks.saved import read_saved
+
+    found = read_saved(path, records)
+    if not quiet:
+        for remark in found.notes:
+            console.note(f"  {remark}")
+    about = {"predictions": {"file": str(path), "format": found.format, "notes": found.notes}}
+    return _Answers(found.predictions, found.confidence, about)
+
+
+def _as_asked(records: list[Record], answer_style: str) -> list[Record]:
+    """The records with the prompts that the answer style wants."""
+    if answer_style != "think":
+        return records
+    from rft3d_cli.prompts import thinking_prompt
+
+    return [
+        record.model_copy(update={"prompt": thinking_prompt(record.prompt, choice=record.task == "choice")})
+        if record.task in ("choice", "number")
+        else record
+        for record in records
+    ]
+
+
+def _longest(benchmark: Benchmark, answer_style: str) -> int | None:
+    """The longest answer where the command does not say: the public harness's, unless the model is to think."""
+    return benchmark.short if answer_style == "direct" else None
 
 
 def _asked(
@@ -227,47 +319,81 @@ def _asked(
     sample: bool,
     seed: int,
     batch: int,
+    repetition_penalty: float | None = None,
+    *,
+    blind: bool = False,
+    confidence: bool = False,
 ) -> Asked:
-    from rft3d_cli.benchmarks.run import Asked
+    from rft3d_cli.benchmarks.asking import Asked
     from rft3d_cli.models.defaults import MAX_TOKENS
-    from rft3d_cli.models.loader import defaults_of
+    from rft3d_cli.models.loader import defaults_of, penalty_of
     from rft3d_cli.models.predict import Decoding
 
     defaults = defaults_of(model)
     tasks = {record.task for record in source.records}
     longest = max_tokens or max(MAX_TOKENS[task] for task in tasks)
+    penalty = repetition_penalty
+    if penalty is None:
+        penalty = penalty_of(model)
     # A model that we trained is asked as it was trained; where its tasks differ in that, each record says for itself.
     own = {defaults.frames[task] for task in tasks} if defaults.datasets else set()
     return Asked(
         model,
-        Decoding(max_tokens=longest, sample=sample, seed=seed, batch=batch),
+        Decoding(max_tokens=longest, sample=sample, seed=seed, batch=batch, repetition_penalty=penalty),
         frames or (own.pop() if len(own) == 1 else None),
         source.media_root,
         defaults.sampler,
         defaults.tags,
+        blind,
+        confidence,
     )
 
 
-def _check(source: RecordFile, model: str) -> None:
+def _check(source: RecordFile, model: str, *, blind: bool) -> None:
     """Missing media and a missing model, found together and before the model is loaded."""
     from rft3d_cli.errors import ProblemList
     from rft3d_cli.models.loader import model_problems
     from rft3d_cli.records import missing_media
 
-    missing = missing_media(source)
+    missing = None if blind else missing_media(source)
     problems = [*([missing] if missing is not None else []), *model_problems(model)]
     if problems:
         raise ProblemList(problems)
 
 
-def _warn(missing: int, records: int, unknown: int) -> None:
-    """Say what tells of the wrong file: records without a prediction, and predictions without a record."""
-    from rft3d_cli import console
+def _would_go_on(
+    folder: Path, asked: Asked, records: Sequence[Record], share: tuple[int, int] | None, *, fresh: bool
+) -> None:
+    """Find out without asking whether the answers in a folder can be gone on with."""
+    from rft3d_cli.benchmarks import journal
+    from rft3d_cli.models.loader import weight_hashes
 
-    if missing:
-        console.warn(f"{missing:,} of {records:,} records have no prediction and score 0")
-    if unknown:
-        console.warn(f"{unknown:,} predictions are for ids that the data does not have")
+    settings = asked.settings(weight_hashes(asked.model), records)
+    journal.check(journal.shard_folder(folder, share), settings, fresh=fresh)
+
+
+def _predicted(
+    records: Sequence[Record], asked: Asked, folder: Path, share: tuple[int, int] | None, *, fresh: bool
+) -> _Answers:
+    from rft3d_cli import console
+    from rft3d_cli.benchmarks.asking import predict
+
+    try:
+        said = predict(records, asked, folder, shard=share, fresh=fresh)
+    except KeyboardInterrupt:
+        console.note(f"  interrupted; answers so far are kept in {folder}/: repeat the command to go on")
+        raise typer.Exit(130) from None
+    return _Answers(said.predictions, said.confidence, {"model": said.about}, said.run, said.lost)
+
+
+def _stop_over_lost(lost: Mapping[str, str], count: int, folder: Path | None) -> None:
+    """Some records could not be asked: the result is written and says so, and the command has failed."""
+    from rft3d_cli.errors import DataError
+
+    if lost:
+        first, why = next(iter(lost.items()))
+        hint = f"all are in {folder}/not-asked.jsonl; mend them and repeat the command: it asks what is missing"
+        raise DataError(f"{len(lost):,} of {count:,} records could not be asked and score 0; {first}: {why}", hint)
 
 
 def _meant(model: str) -> Era:
@@ -281,54 +407,21 @@ def _meant(model: str) -> Era:
         return "intrinsic"
 
 
-def _warn_of_angles(document: Mapping[str, Any]) -> None:
-    """Say where the answers make sense in the other meaning of their angles only."""
-    from rft3d_cli import console
-    from rft3d_cli.benchmarks.eras import Evidence
+_EPILOGS = {
+    "vsibench": ("--data data/rooms/vsi-val.jsonl", "--data test.jsonl -p answers.jsonl --scorer robust"),
+    "scanrefer": ("--data val.jsonl --model runs/grounding",
+                  "--data val.jsonl -p answers.jsonl --proposals scannet_val_pred_box.json"),
+    "detection": ("--data val.jsonl --model runs/tiny-det --confidence",
+                  "--data val.jsonl -p answers.jsonl --fail-under micro.f1=40"),
+    "sqa3d": ("--data sqa3d.jsonl --model runs/vsi", "--data sqa3d.jsonl -p answers.jsonl --scorer robust"),
+    "scan2cap": ("--data scan2cap.jsonl --model runs/captions", "--data scan2cap.jsonl -p answers.jsonl --json"),
+}  # fmt: skip
 
-    angles = document.get("angles")
-    if angles is None:
-        return
-    evidence = Evidence(**angles["evidence"])
-    if evidence.era not in (None, angles["read_as"]):
-        console.warn(
-            f"{getattr(evidence, evidence.era):,} of {evidence.boxes:,} turned boxes overlap their targets better as "
-            f"{evidence.era} angles: --angles {evidence.era} reads them so"
-        )
+for _benchmark in BENCHMARKS.values():
+    app.command(
+        _benchmark.name,
+        epilog="\n\n".join(f"$ rft3d evaluate {_benchmark.name} {line}" for line in _EPILOGS[_benchmark.name]),
+    )(_command(_benchmark, opt.VsiData if _benchmark.name == "vsibench" else opt.Data))
 
-
-def _print(benchmark: str, result: Result, document: dict[str, object]) -> None:
-    """The result as a table for people."""
-    from rich.table import Table
-
-    from rft3d_cli import console
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("", "left"), ("metric", "left"), ("n", "right"), ("score", "right"), ("95% CI", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    for row in result.rows:
-        value = "–" if row.value is None else f"{row.value:.1f}"
-        spread = "" if row.interval is None else f"{row.interval[0]:.1f} – {row.interval[1]:.1f}"
-        table.add_row(row.name, row.metric, f"{row.n:,}", value, spread)
-    console.out().print(f"{benchmark}, scorer {document['scorer']}, {document['n']:,} records", markup=False)
-    console.out().print(table)
-    other = document["other_scorer"]
-    if isinstance(other, dict):
-        key, value = next((k, v) for k, v in other.items() if k not in ("scorer", "unreadable"))
-        shown = "–" if value is None else f"{value:.1f}"
-        console.out().print(f"scorer {other['scorer']}: {key} {shown}", markup=False)
-    console.out().print(f"unreadable {document['unreadable']}, missing {document['missing']}", markup=False)
-
-
-app.command("detection", epilog="$ rft3d evaluate detection --data val.jsonl --model runs/tiny-det\n\n"
-            "$ rft3d evaluate detection --data val.jsonl -p answers.jsonl --fail-under micro.f1=40")(
-    _command("detection", Data, "Score 3D video detection: precision, recall and F1 at IoU 0.25.")
-)  # fmt: skip
-app.command("scanrefer", epilog="$ rft3d evaluate scanrefer --data val.jsonl --model runs/grounding\n\n"
-            "$ rft3d evaluate scanrefer --data val.jsonl -p answers.jsonl --proposals scannet_val_pred_box.json")(
-    _command("scanrefer", Data, "Score visual grounding: accuracy at IoU 0.25 and 0.5.")
-)  # fmt: skip
-app.command("vsibench", epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl\n\n"
-            "$ rft3d evaluate vsibench --data test.jsonl -p answers.jsonl --scorer robust")(
-    _command("vsibench", VsiData, "Score spatial questions: VSI-Bench's eight tasks.")
-)  # fmt: skip
+app.command("compare", epilog=_compare.EPILOG)(_compare.compare)
+app.command("published", epilog=_published.EPILOG)(_published.published)

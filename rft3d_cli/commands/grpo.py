@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rft3d_cli.commands._train import DryRun, Json, Out, Overrides, RecipeOption, Resume, train
+from rft3d_cli.commands._train import DryRun, Json, Out, Overrides, Quiet, RecipeOption, Resume, train
 
 EPILOG = "$ rft3d grpo --recipe tiny-det\n\n$ rft3d grpo --recipe det lr=2e-6 rollout.group=16 --dry-run"
 
@@ -14,6 +14,7 @@ def grpo(
     resume: Resume = False,
     dry_run: DryRun = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """GRPO with verifiable 3D rewards: reward a model's own answers."""
 
@@ -22,4 +23,4 @@ def grpo(
 
         return run_grpo(*args, **kwargs)  # type: ignore[arg-type]
 
-    train("grpo", recipe, overrides, out, resume, dry_run, as_json, run)
+    train("grpo", recipe, overrides, out, resume, dry_run, as_json, quiet, run)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rft3d_cli.commands._complete import complete_model, complete_recipe, complete_reward
 from rft3d_cli.commands._train import Overrides
 
 if TYPE_CHECKING:
+    from rft3d_cli.benchmarks.asking import Asked
     from rft3d_cli.benchmarks.headroom import Replies
-    from rft3d_cli.benchmarks.run import Asked
     from rft3d_cli.recipe_schema import Config
     from rft3d_cli.records import RecordFile
     from rft3d_cli.rewards.registry import RewardSet
@@ -28,14 +29,15 @@ def headroom(
     overrides: Overrides = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="NAME", show_default="the recipe's, else tiny",
-                                 help="A shipped model, a folder, a run, or a hub name.")
+                                 autocompletion=complete_model, help="A shipped model, a folder, a run, or a hub name.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", metavar="NAME", show_default=False,
+        str | None, typer.Option("--recipe", metavar="NAME", autocompletion=complete_recipe, show_default=False,
                                  help="See what this recipe of GRPO would: its rewards, frames and way of sampling.")
     ] = None,
     rewards: Annotated[
         list[str] | None, typer.Option("--reward", "-r", metavar="NAME", show_default="each task's own score",
+                                       autocompletion=complete_reward,
                                        help="What answers are worth: a reward, or FILE.py:FUNCTION; repeat for sums.")
     ] = None,
     group: Annotated[
@@ -81,13 +83,16 @@ def headroom(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check records, media and model, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the verdict of each task.")] = False,
 ) -> None:  # fmt: skip
     """Say what RL could gain: greedy against sampled and best-of-N scores, and what decoding rules give for free."""
     from rft3d_cli import console
-    from rft3d_cli.commands._headroom_shown import count, show, warn
+    from rft3d_cli.commands._headroom_shown import count, show, show_verdicts, warn
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.errors import UsageError
     from rft3d_cli.files import check_place, write_json
 
+    check_forms(as_json, quiet)
     config = _config(recipe, overrides, rewards)
     for path in (details, out):
         if path is not None and (path.is_dir() or path.resolve() == records.resolve()):
@@ -100,18 +105,21 @@ def headroom(
     _check([source, *([other] if other is not None else [])], config, model)
     asked = _asked(source, config, model, frames, max_tokens, temperature, top_p, seed, batch)
     size = group or (config.rollout.group if config is not None else 8)
-    if skipped:
+    if skipped and not quiet:
         verbs = "has no score and is" if skipped == 1 else "have no score and are"
         console.note(f"  {count(skipped, 'record')} {verbs} left out")
     if dry_run:
         console.note(f"  would ask {asked.model} {len(source.records):,} prompts, {1 + size} answers each")
         return
-    document, lines = _measure(source, other, asked, config, model, chosen, size)
+    with console.quietly(quiet):
+        document, lines = _measure(source, other, asked, config, model, chosen, size)
     document = {**_settings(asked, recipe, rewards, chosen), "skipped": skipped, **document}
     warn(document)
     # Shown first: whatever happens to the files, what was measured is not lost.
     if as_json:
         console.print_json(document)
+    elif quiet:
+        show_verdicts(document)
     else:
         show(document)
     if details is not None:
@@ -234,12 +242,12 @@ def _asked(
     """How the model is asked: as GRPO would under a recipe, else as ``evaluate`` would."""
     from dataclasses import replace
 
-    from rft3d_cli.benchmarks.run import Asked
+    from rft3d_cli.benchmarks.asking import Asked
     from rft3d_cli.commands.evaluate import _asked as as_evaluated
     from rft3d_cli.models.predict import Decoding
 
     if config is None:
-        asked = as_evaluated(source, model or "tiny", frames, max_tokens, True, seed, batch)
+        asked = as_evaluated(source, model or "tiny", frames, max_tokens, True, seed, batch, 1.0)
         decoding = replace(asked.decoding, temperature=temperature or 1.0, top_p=top_p or 1.0)
         return replace(asked, decoding=decoding)
     rollout, video = config.rollout, config.video

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rft3d_cli.commands._complete import complete_model
+
 if TYPE_CHECKING:
     from rft3d_cli.models.check import Held
 
@@ -17,23 +19,36 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run, a folder, a shipped model, or a fetched one of the hub.")
-]
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A run, a folder, a shipped model, or a fetched one of the hub.",
+        autocompletion=complete_model,
+    ),
+]  # fmt: skip
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where to write it; must not exist.")]
 Format = Annotated[
     Literal["same", "bfloat16", "float32"],
     typer.Option("--dtype", help="Number format of the weights; same is that of the files."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the model's folder.")]
 
 
 @app.command("list", epilog="$ rft3d models list\n\n$ rft3d models list --json")
-def list_models(as_json: Json = False) -> None:
+def list_models(
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the names of those that are here.")] = False,
+) -> None:
     """List the models that rft3d knows: those that are here, and how to fetch the others."""
     from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.models.shelf import shelf
 
+    check_forms(as_json, quiet)
     rows = shelf()
+    if quiet:
+        typer.echo("\n".join(row.name for row in rows if row.here))
+        return
     if as_json:
         console.print_json({"models": [row.document() for row in rows]})
         return
@@ -50,18 +65,22 @@ def list_models(as_json: Json = False) -> None:
 
 
 @app.command(epilog="$ rft3d models check tiny\n\n$ rft3d models check runs/det --json")
-def check(name: Name, as_json: Json = False) -> None:
+def check(name: Name, as_json: Json = False, quiet: Quiet = False) -> None:
     """Say what a model's folder holds and whether it would load, without loading it.
 
     Exit code 4 where it would not, with everything that is in the way.
     """
     from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.errors import ProblemList
     from rft3d_cli.models.check import check_model
 
+    check_forms(as_json, quiet)
     held = check_model(name)
     if as_json:
         console.print_json(_document(held))
+    elif quiet:
+        typer.echo(held.folder)
     else:
         _print(held)
     if held.problems:
@@ -70,13 +89,14 @@ def check(name: Name, as_json: Json = False) -> None:
 
 @app.command(epilog="$ rft3d models merge runs/vsi --out models/vsi\n\n"
                     "$ rft3d models merge runs/vsi --out models/vsi --dtype bfloat16")  # fmt: skip
-def merge(name: Name, out: Out, dtype: Format = "same") -> None:
+def merge(name: Name, out: Out, dtype: Format = "same", as_json: Json = False, quiet: Quiet = False) -> None:
     """Write a run's LoRA adapters and the model under them as one ordinary model."""
-    from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.models import export as writing
 
+    check_forms(as_json, quiet)
     writing.merge(name, out, dtype=dtype)
-    console.out().print(str(out), markup=False)
+    _written(out, as_json, {"model": name, "dtype": dtype})
 
 
 @app.command(epilog="$ rft3d models export runs/det --out models/det --layout vgllm\n\n"
@@ -90,14 +110,19 @@ def export(
                           "the geometry branch. fused: rft3d's own."),
     ],
     dtype: Format = "same",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Write a model for other programs; adapters are merged first."""
     from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.models import export as writing
 
-    for told in writing.export(name, out, layout, dtype=dtype):
-        console.warn(told)
-    console.out().print(str(out), markup=False)
+    check_forms(as_json, quiet)
+    told = list(writing.export(name, out, layout, dtype=dtype))
+    for words in told:
+        console.warn(words)
+    _written(out, as_json, {"model": name, "layout": layout, "dtype": dtype, "warnings": told})
 
 
 @app.command("create-tiny", epilog="$ rft3d models create-tiny tiny0\n\n$ rft3d models create-tiny tiny1 --seed 1")
@@ -108,12 +133,15 @@ def create_tiny(
         Literal["none", "tiny", "vggt"],
         typer.Option(help="A geometry branch beside the vision tower: the stand-in, or VGGT's architecture, as small."),
     ] = "none",
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a freshly initialised tiny model as an ordinary model directory."""
-    from rft3d_cli import console
+    from rft3d_cli.commands.prepare._shared import check_forms
     from rft3d_cli.errors import DataError, UsageError
     from rft3d_cli.models import tiny
 
+    check_forms(as_json, quiet)
     if folder.exists():
         raise UsageError(f"{folder} exists", "name a new folder")
     try:
@@ -121,7 +149,17 @@ def create_tiny(
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}") from None
     tiny.create(folder, seed=seed, geometry=geometry)
-    console.out().print(str(folder), markup=False)
+    _written(folder, as_json, {"seed": seed, "geometry": geometry})
+
+
+def _written(folder: Path, as_json: bool, about: dict[str, Any]) -> None:
+    """Say where a model was written."""
+    from rft3d_cli import console
+
+    if as_json:
+        console.print_json({"path": str(folder), **about})
+    else:
+        console.out().print(str(folder), markup=False)
 
 
 def _document(held: Held) -> dict[str, Any]:

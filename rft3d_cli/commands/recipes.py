@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rft3d_cli import console
+from rft3d_cli.commands._complete import (
+    complete_key,
+    complete_override,
+    complete_recipe,
+    complete_recipe_or_override,
+)
 
 if TYPE_CHECKING:
     from rft3d_cli.recipe import Recipe
@@ -21,31 +27,46 @@ app = typer.Typer(
 )
 
 
-def _complete(incomplete: str) -> list[str]:
-    from rft3d_cli.recipe import shipped_recipes
-
-    return [name for name in shipped_recipes() if name.startswith(incomplete)]
-
-
 Name = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A shipped recipe, or a file.", autocompletion=_complete, show_default=False),
+    typer.Argument(
+        metavar="NAME", help="A shipped recipe, or a file.", autocompletion=complete_recipe, show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Values to change, as in train.lr=2e-6.", show_default=False),
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="Values to change, as in train.lr=2e-6.",
+        autocompletion=complete_override,
+        show_default=False,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _quiet(what: str) -> Any:
+    return typer.Option("--quiet", "-q", help=f"Print only {what}.")
+
+
+def _one_form(as_json: bool, quiet: bool) -> None:
+    from rft3d_cli.commands.prepare._shared import check_forms
+
+    check_forms(as_json, quiet)
 
 
 @app.command(
     "list",
     epilog="$ rft3d recipes list\n\n$ rft3d recipes list --json",
 )
-def list_recipes(as_json: Json = False) -> None:
+def list_recipes(as_json: Json = False, quiet: Annotated[bool, _quiet("the names")] = False) -> None:
     """List the recipes that ship with rft3d."""
     from rft3d_cli.recipe import load_recipe, shipped_recipes
 
+    _one_form(as_json, quiet)
+    if quiet:
+        typer.echo("\n".join(shipped_recipes()))
+        return
     recipes = [load_recipe(path) for path in shipped_recipes().values()]
     if as_json:
         console.print_json({"recipes": [_described(recipe) for recipe in recipes]})
@@ -65,15 +86,20 @@ def show(
     overrides: Overrides = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print it as a recipe with every value.")] = False,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("the path of its file")] = False,
 ) -> None:
     """Show every value of a recipe and where it comes from."""
     from rft3d_cli.errors import UsageError
     from rft3d_cli.recipe import load_recipe, to_yaml
     from rft3d_cli.recipe_problems import value_text
 
-    if as_yaml and as_json:
-        raise UsageError("--yaml and --json exclude each other")
+    _one_form(as_json, quiet)
+    if as_yaml and (as_json or quiet):
+        raise UsageError(f"--yaml and --{'json' if as_json else 'quiet'} exclude each other")
     recipe = load_recipe(name, overrides or [])
+    if quiet:
+        typer.echo(recipe.path)
+        return
     for short, key in recipe.aliases.items():
         console.note(f"{short} -> {key}")
     if as_yaml:
@@ -114,12 +140,14 @@ def copy(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("its path")] = False,
 ) -> None:
     """Copy a recipe, comments and all, to change it."""
     from rft3d_cli.errors import UsageError
     from rft3d_cli.files import write_bytes
     from rft3d_cli.recipe import load_recipe
 
+    _one_form(as_json, quiet)
     recipe = load_recipe(name)
     target = dest if dest is not None else Path()
     if target.is_dir():
@@ -131,7 +159,7 @@ def copy(
         console.print_json({"name": recipe.name, "path": str(target)})
         return
     typer.echo(target)
-    if recipe.config.stage in ("sft", "grpo"):
+    if not quiet and recipe.config.stage in ("sft", "grpo"):
         console.note(f"run it with: rft3d {recipe.config.stage} --recipe {target}")
 
 
@@ -140,12 +168,14 @@ def cluster(
     dest: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")] = Path("cluster"),
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("the folder")] = False,
 ) -> None:
     """Copy the files that start a run on many GPUs: accelerate's, and a Slurm script."""
     from rft3d_cli.errors import UsageError
     from rft3d_cli.files import write_bytes
     from rft3d_cli.resources import cluster_files
 
+    _one_form(as_json, quiet)
     files = cluster_files()
     there = [dest / path.name for path in files if (dest / path.name).exists()]
     if there and not force:
@@ -155,8 +185,8 @@ def cluster(
     if as_json:
         console.print_json({"folder": str(dest), "files": [path.name for path in files]})
         return
-    for path in files:
-        typer.echo(dest / path.name)
+    for path in [dest] if quiet else [dest / path.name for path in files]:
+        typer.echo(path)
 
 
 @app.command(epilog="$ rft3d recipes check\n\n$ rft3d recipes check mine.yaml train.lr=2e-6")
@@ -166,17 +196,19 @@ def check(
         typer.Argument(
             metavar="NAME... KEY=VALUE...",
             help="Recipes, and values to change in each; by default every shipped recipe.",
-            autocompletion=_complete,
+            autocompletion=complete_recipe_or_override,
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("what is wrong")] = False,
 ) -> None:
     """Check recipes: every key, value and rule. Data and weights are not looked at."""
     from rft3d_cli.errors import ProblemList, Rft3dError, UsageError
     from rft3d_cli.recipe import load_recipe, shipped_recipes
     from rft3d_cli.recipe_problems import together
 
+    _one_form(as_json, quiet)
     overrides = [word for word in names or [] if "=" in word]
     recipes = [word for word in names or [] if "=" not in word] or [*shipped_recipes()]
     rows: list[dict[str, Any]] = []
@@ -197,7 +229,8 @@ def check(
     if as_json:
         console.print_json({"ok": not problems, "recipes": rows})
         raise typer.Exit(UsageError.exit_code if problems else 0)
-    console.columns([(row["name"], row["stage"] or "", "ok" if row["ok"] else "wrong") for row in rows])
+    if not quiet:
+        console.columns([(row["name"], row["stage"] or "", "ok" if row["ok"] else "wrong") for row in rows])
     if problems:
         raise together(problems)
 
@@ -205,9 +238,13 @@ def check(
 @app.command(epilog="$ rft3d recipes keys train\n\n$ rft3d recipes keys rollout.group")
 def keys(
     under: Annotated[
-        str | None, typer.Argument(metavar="KEY", help="A section or key; by default all.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="KEY", help="A section or key; by default all.", autocompletion=complete_key, show_default=False
+        ),
     ] = None,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("the keys' names")] = False,
 ) -> None:
     """List the keys of a recipe with their types, defaults and meanings."""
     from rft3d_cli.recipe_overrides import resolve
@@ -215,6 +252,7 @@ def keys(
     from rft3d_cli.recipe_schema import keys as all_keys
     from rft3d_cli.recipe_schema import stages_of
 
+    _one_form(as_json, quiet)
     if under is not None:
         under = resolve(under, {})
     found = [
@@ -235,6 +273,9 @@ def keys(
             for key in found
         ]
         console.print_json({"keys": entries})
+        return
+    if quiet:
+        typer.echo("\n".join(key.key for key in found))
         return
     for key in found:
         default = "required" if key.required else f"default {value_text(key.default)}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rft3d_cli import console
+from rft3d_cli.commands._complete import complete_recipe, complete_reward
 
 if TYPE_CHECKING:
     from rft3d_cli.rewards.check import Check
@@ -24,22 +25,16 @@ SHOWN = 5
 """Failures that are listed."""
 
 
-def _complete(incomplete: str) -> list[str]:
-    from rft3d_cli.rewards.registry import names
-
-    return [name for name in names() if name.startswith(incomplete)]
-
-
 Records = Annotated[Path, typer.Argument(metavar="RECORDS", help="Records, as rft3d prepare writes them.")]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--reward", "-r", metavar="NAME", autocompletion=_complete, show_default=False,
+    typer.Option("--reward", "-r", metavar="NAME", autocompletion=complete_reward, show_default=False,
                  help="A reward, or FILE.py:FUNCTION; repeat for more. By default all that ship."),
 ]  # fmt: skip
 RecipeName = Annotated[
     str | None,
     typer.Option("--recipe", metavar="NAME", help="Take rewards, weights and options from a recipe.",
-                 show_default=False),
+                 autocompletion=complete_recipe, show_default=False),
 ]  # fmt: skip
 Style = Annotated[
     Literal["direct", "think"] | None,
@@ -52,11 +47,25 @@ Limit = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
+def _quiet(what: str) -> Any:
+    return typer.Option("--quiet", "-q", help=f"Print only {what}.")
+
+
+def _one_form(as_json: bool, quiet: bool) -> None:
+    from rft3d_cli.commands.prepare._shared import check_forms
+
+    check_forms(as_json, quiet)
+
+
 @app.command("list", epilog="$ rft3d rewards list\n\n$ rft3d rewards list --json")
-def list_rewards(as_json: Json = False) -> None:
+def list_rewards(as_json: Json = False, quiet: Annotated[bool, _quiet("the names")] = False) -> None:
     """List the rewards that a recipe can name."""
     from rft3d_cli.rewards.registry import get, names
 
+    _one_form(as_json, quiet)
+    if quiet:
+        typer.echo("\n".join(names()))
+        return
     items = [get(name) for name in names()]
     if as_json:
         console.print_json({"rewards": [_described(item) for item in items]})
@@ -67,17 +76,24 @@ def list_rewards(as_json: Json = False) -> None:
 
 @app.command(epilog="$ rft3d rewards explain det_f1\n\n$ rft3d rewards explain rewards/mine.py:near_wall")
 def explain(
-    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_complete, help="A name, or FILE.py:FUNCTION.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", autocompletion=complete_reward, help="A name, or FILE.py:FUNCTION.")
+    ],
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("its first line")] = False,
 ) -> None:
     """Explain one reward: what it pays for, its options and where it comes from."""
     from rft3d_cli.rewards.registry import get
 
+    _one_form(as_json, quiet)
     item = get(name)
     if item.notice:
         console.note(item.notice)
     if as_json:
         console.print_json(_described(item))
+        return
+    if quiet:
+        typer.echo(console.clean(_plain(item.summary)))
         return
     shown = console.out()
     records = "records of all tasks" if item.task == "all" else f"{item.task} records"
@@ -111,6 +127,7 @@ def check(
     ] = 500,
     seed: Annotated[int, typer.Option(min=0, metavar="INT", help="Of the ways in which answers get worse.")] = 0,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("what is wrong")] = False,
 ) -> None:
     """Score every target against itself, and answers that get worse: moved, turned, doubled, needless, empty.
 
@@ -121,16 +138,17 @@ def check(
     from rft3d_cli.records import read_records
     from rft3d_cli.rewards import check as checking
 
+    _one_form(as_json, quiet)
     chosen = _rewards(names, recipe, answer_style)
     found = read_records(records, limit=limit).records
-    with console.progress("checking", len(found)) as ticker:
+    with console.quietly(quiet), console.progress("checking", len(found)) as ticker:
         result = checking.check(found, chosen, sample=sample, seed=seed, done=ticker.advance)
     if not result.tasks:
         tasks = ", ".join(sorted({record.task for record in found}))
         raise DataError(f"{records}: no reward applies to its records ({tasks})", "see rft3d rewards list")
     if as_json:
         console.print_json({**_settings(chosen, recipe), "sample": sample, "seed": seed, **_check_document(result)})
-    else:
+    elif not quiet:
         _print_check(result)
     if result.failures:
         first = result.failures[0]
@@ -154,15 +172,17 @@ def score(
     answer_style: Style = None,
     limit: Limit = None,
     as_json: Json = False,
+    quiet: Annotated[bool, _quiet("a recipe's total, else each reward's name and mean")] = False,
 ) -> None:
     """Reward saved answers as training would; --json tells each record's values, parts and reasons."""
     from rft3d_cli.records import read_predictions, read_records
     from rft3d_cli.rewards.scored import score_predictions
 
+    _one_form(as_json, quiet)
     chosen = _rewards(names, recipe, answer_style)
     source = read_records(records).records
     found, texts = source[:limit], read_predictions(predictions)
-    with console.progress("scoring", len(found)) as ticker:
+    with console.quietly(quiet), console.progress("scoring", len(found)) as ticker:
         document = score_predictions(found, texts, chosen, weighted=recipe is not None, done=ticker.advance)
     known = {record.id for record in source}
     document["unknown_ids"] = sum(name not in known for name in texts)
@@ -174,6 +194,11 @@ def score(
         console.print_json({**_settings(chosen, recipe), **document})
         return
     means = document["rewards"].items()
+    if quiet:
+        totals = [("", document["total"])] if recipe is not None else [(name, row["mean"]) for name, row in means]
+        for name, value in totals:
+            typer.echo(f"{_short(name)} {_number(value)}".strip())
+        return
     rows = [(_short(name), f"{row['n']:,}", _number(row["mean"])) for name, row in means if row["n"]]
     console.columns([("reward", "n", "mean"), *rows], numbers=True)
     if recipe is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rft3d_cli.commands._train import DryRun, Json, Out, Overrides, RecipeOption, Resume, train
+from rft3d_cli.commands._train import DryRun, Json, Out, Overrides, Quiet, RecipeOption, Resume, train
 
 EPILOG = "$ rft3d sft --recipe tiny-sft\n\n$ rft3d sft --recipe det-sft data.train=mine.jsonl --dry-run"
 
@@ -14,6 +14,7 @@ def sft(
     resume: Resume = False,
     dry_run: DryRun = False,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Supervised warm-up: teach a model the answers of records."""
 
@@ -22,4 +23,4 @@ def sft(
 
         return run_sft(*args, **kwargs)  # type: ignore[arg-type]
 
-    train("sft", recipe, overrides, out, resume, dry_run, as_json, run)
+    train("sft", recipe, overrides, out, resume, dry_run, as_json, quiet, run)

@@ -19,6 +19,7 @@ from rft3d_cli.models.checkpoint import AGAIN, IGNORED, Checkpoint, read_checkpo
 from rft3d_cli.models.defaults import ROOMS_ONLY, Defaults, read_defaults
 from rft3d_cli.models.known import KNOWN
 from rft3d_cli.models.misfits import COMPARED, compare, misfits, strange, vggt_misfits
+from rft3d_cli.resources import TINY_RECIPES
 
 if TYPE_CHECKING:
     from rft3d_cli.recipe_schema import Model
@@ -303,7 +304,7 @@ def fitting_recipes(checkpoint: Checkpoint, branch: str | None, defaults: Defaul
     fits: dict[str, str] = {}
     for name in shipped_recipes():
         model = load_recipe(name).config.model
-        if tiny != (KNOWN.get(model.name) is not None and KNOWN[model.name].home != "hub"):
+        if tiny != name.startswith(TINY_RECIPES):
             continue
         if model.geometry == "tiny" and branch != "tiny":
             continue

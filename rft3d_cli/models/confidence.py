@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rft3d_cli.models.inputs import EncodedPrompt, collate, encode_answer, on_device
+from rft3d_cli.answers.objects import object_spans
+from rft3d_cli.models.inputs import EncodedPrompt, collate, on_device
 from rft3d_cli.models.processor import FrameProcessor
 
 QUANTILES = np.linspace(0.02, 0.98, 49)
 """Of all boxes' confidences: the thresholds that are tried."""
 
-_BOX = re.compile(r"\{[^{}]*\}")
+LOGITS = 1 << 28
+"""Logits that are held at once: a GiB of them. A batch that needs more is computed in parts."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,107 @@ def box_confidence(
 ) -> list[Confident]:
     """The boxes of one batch of answers, and how likely the model finds the tokens of each.
 
+    A box is each ``{…}`` of a text, readable or not (:func:`rft3d_cli.answers.objects.object_spans`). Its tokens are
+    those that end within it: where a tokenizer joins a brace and the comma after it, the joined token is not the box's.
+    Answers are cut into tokens anew, names of special tokens like any other text, so a text may come from anywhere. A
+    box's confidence depends on its own prompt and text only, up to rounding.
+
     Args:
         model: Weights, in evaluation mode.
-        processor: Its tokenizer cuts the answers into tokens again.
+        processor: Its tokenizer, which has to know where its tokens stand in the text.
         prompts: What was asked.
         texts: What was answered, one text a prompt.
+
+    Returns:
+        One a text, in order. Texts without boxes are not computed.
+
+    Raises:
+        ValueError: Where prompts and texts are not as many.
+
+    >>> from PIL import Image
+    >>> from rft3d_cli.models.inputs import encode_prompt
+    >>> from rft3d_cli.models.loader import load_speaker
+    >>> model, processor = load_speaker("tiny")
+    >>> prompt = encode_prompt(processor, "Find chairs.", [Image.new("RGB", (64, 48))])
+    >>> found = box_confidence(model, processor, [prompt, prompt], ['[{"label": "chair"}]', "none"])
+    >>> [(one.boxes, [value < 0 for value in one.confidence]) for one in found]
+    [(['{"label": "chair"}'], [True]), ([], [])]
     """
+    spans = [object_spans(text) for text in texts]
+    rows = list(zip(prompts, texts, spans, strict=True))
+    wanted = [i for i, (_, _, boxes) in enumerate(rows) if boxes]
+    cut = [_tokens(processor.tokenizer, texts[i]) for i in wanted]
+    values: dict[int, list[float]] = {}
+    sizes = [(len(prompts[i]), len(ids)) for i, (ids, _) in zip(wanted, cut, strict=True)]
+    for part in _parts(sizes, LOGITS // len(processor.tokenizer)):
+        asked = [prompts[wanted[i]] for i in part]
+        logp = _log_probabilities(model, processor.tokenizer.pad_token_id, asked, [cut[i][0] for i in part])
+        for i, found in zip(part, logp, strict=True):
+            values[wanted[i]] = [_mean(found, cut[i][1], box) for box in spans[wanted[i]]]
+    return [
+        Confident(text, [text[start:end] for start, end in boxes], values.get(i, []))
+        for i, (_, text, boxes) in enumerate(rows)
+    ]
+
+
+def _tokens(tokenizer: Any, text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of a text, and where each token starts and ends in it, ``(n, 2)`` characters."""
+    # Half a surrogate pair cannot be tokenized; a question mark takes as many characters.
+    plain = text.encode("utf-8", "replace").decode("utf-8")
+    found = tokenizer(plain, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return np.asarray(found["input_ids"], dtype=np.int64), np.asarray(found["offset_mapping"], dtype=np.int64)
+
+
+def _parts(sizes: Sequence[tuple[int, int]], most: int) -> Iterator[list[int]]:
+    """Rows in order, so many at a time that their logits fit.
+
+    Args:
+        sizes: Tokens of prompt and answer, by row.
+        most: Places in all rows of a part for which logits may be held; one row is always taken.
+    """
+    part: list[int] = []
+    shortest = longest = 0
+    for row, (prompt, answer) in enumerate(sizes):
+        low, high = min(shortest, prompt) if part else prompt, max(longest, prompt + answer)
+        if part and (high - low + 1) * (len(part) + 1) > most:
+            yield part
+            part, low, high = [], prompt, prompt + answer
+        part.append(row)
+        shortest, longest = low, high
+    if part:
+        yield part
+
+
+def _log_probabilities(
+    model: Any, pad: int, prompts: Sequence[EncodedPrompt], answers: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.float64]]:
+    """The log-probability of each token of each answer, from one forward pass."""
     import torch
 
-    tokenizer = processor.tokenizer
-    answers = [encode_answer(processor, text) for text in texts]
-    inputs = on_device(collate(prompts, tokenizer.pad_token_id, answers), model.device)
-    labels = inputs.pop("labels")[:, 1:]
-    # Logits of the prompts' positions would be most of the memory and none of the result.
-    first = int((labels != -100).any(dim=0).nonzero()[0])
-    labels = labels[:, first:]
-    with torch.inference_mode():
-        logits = model(**inputs, logits_to_keep=labels.shape[1] + 1).logits[:, :-1].float()
-        logp = -torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+    inputs = on_device(collate(prompts, pad, answers), model.device)
+    inputs.pop("labels")
+    width = inputs["input_ids"].shape[1]
+    # Logits of the prompts' places would be most of the memory and none of the result.
+    first = min(map(len, prompts)) - 1
     out = []
-    for row, text in enumerate(texts):
-        known = labels[row] != -100
-        values = logp[row][known].tolist()
-        ends = np.cumsum([len(tokenizer.decode([int(i)])) for i in labels[row][known]])
-        boxes, confidence = [], []
-        for match in _BOX.finditer(text):
-            inside = [v for v, end in zip(values, ends, strict=True) if match.start() < end <= match.end()]
-            boxes.append(match.group())
-            confidence.append(float(np.mean(inside)) if inside else 0.0)
-        out.append(Confident(text, boxes, confidence))
+    with torch.inference_mode():
+        logits = model(**inputs, logits_to_keep=width - first).logits
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            start = len(prompt) - 1 - first
+            mine = logits[row, start : start + len(answer)].float()
+            said = torch.as_tensor(answer, device=mine.device)
+            logp = -torch.nn.functional.cross_entropy(mine, said, reduction="none")
+            out.append(logp.double().cpu().numpy())
     return out
+
+
+def _mean(logp: NDArray[np.float64], places: NDArray[np.int64], box: tuple[int, int]) -> float:
+    """The mean over the tokens that end within a box; where none does, over those that reach into it."""
+    starts, ends = places.T
+    inside = (ends > box[0]) & (ends <= box[1])
+    if not inside.any():
+        inside = (ends > box[0]) & (starts < box[1])
+    return float(logp[inside].mean())
 
 
 def by_confidence(answer: Confident, threshold: float) -> str:

@@ -7,6 +7,7 @@ asked.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class EncodedPrompt:
         input_ids: ``(n,)`` token ids, ending with the assistant's header.
         mm_token_type_ids: ``(n,)``, 1 where a token stands for a piece of a frame. Without it transformers falls back
             to one-dimensional positions and says nothing.
-        pixel_values: ``(patches, patch_dim)`` float32.
+        pixel_values: ``(patches, patch_dim)`` float32; ``(0, 0)`` without frames.
         image_grid_thw: ``(frames, 3)``.
         geometry: ``(frames, 3, H, W)`` uint8, for a geometry encoder that wants other pixels than the vision tower.
     """
@@ -70,6 +71,11 @@ class FrameStore:
         sampler: Likewise.
         tags: Write ``Frame-i: `` before each frame of a prompt that does not place its frames itself.
         keep: Bytes of pictures to remember; those used longest ago are forgotten first.
+        blind: Show no frames, only the words.
+
+    Attributes:
+        plans: Which frames of each clip were read, by the clip's path: ``path``, ``sampler``, ``indices``, ``times``
+            (seconds), ``size`` and ``shown`` (pixels), ``damaged``.
     """
 
     def __init__(
@@ -81,9 +87,11 @@ class FrameStore:
         sampler: str | None = None,
         tags: bool = False,
         keep: int = KEEP,
+        blind: bool = False,
     ) -> None:
         self.media_root, self.processor = media_root, processor
-        self.frames, self.sampler, self.tags, self.keep = frames, sampler, tags, keep
+        self.frames, self.sampler, self.tags, self.keep, self.blind = frames, sampler, tags, keep, blind
+        self.plans: dict[str, dict[str, Any]] = {}
         self._kept: OrderedDict[Any, list[Image.Image]] = OrderedDict()
         self._kept_bytes = 0
         self._sizes: dict[str, tuple[int, int]] = {}
@@ -105,13 +113,16 @@ class FrameStore:
             DataError: Where the prompt's marks are not as many.
         """
         try:
-            return chat(record.prompt, frames, tags=self.tags)
+            return chat(blind_prompt(record.prompt) if self.blind else record.prompt, frames, tags=self.tags)
         except PlacementError as error:
             raise DataError(f"record {record.id}: {error.message}") from None
 
     def prompt_length(self, record: Record) -> int:
         """Tokens of the record's encoded prompt, from the sizes of its frames, without decoding them."""
-        if isinstance(record.video, Clip):
+        size = (0, 0)
+        if self.blind:
+            count = 0
+        elif isinstance(record.video, Clip):
             from rft3d_cli.video import probe
 
             count = self.frames or record.video.frames or DEFAULT_FRAMES
@@ -129,7 +140,7 @@ class FrameStore:
                 self.messages(record, count), tokenize=False, add_generation_prompt=True
             )
             self._tokens[key] = len(self.processor.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._tokens[key] + count * (self.processor.frame_tokens(*size) - 1)
+        return self._tokens[key] + (count * (self.processor.frame_tokens(*size) - 1) if count else 0)
 
     def _load_size(self, record: Record) -> tuple[int, int]:
         if not isinstance(record.video, FrameList):
@@ -146,6 +157,8 @@ class FrameStore:
         Raises:
             DataError: Where a frame is missing or unreadable; the message names the record and the file.
         """
+        if self.blind:
+            return []
         if isinstance(record.video, Clip):
             return self._clip(record.video)
         return [self._image(record, name) for name in record.video.frames]
@@ -187,12 +200,21 @@ class FrameStore:
         if (known := self._recall(key)) is not None:
             return known
         read = open_video(media_path(self.media_root, clip.path), count, sampler)
-        sized = []
+        sized: list[Image.Image] = []
         for index, array in zip(read.indices, read.images, strict=True):
             image = Image.fromarray(array)
             image.info = {KEY: f"{self.media_root / clip.path}#{index}"}
             sized.append(self.processor.size(image))
         self._remember(key, sized)
+        self.plans[clip.path] = {
+            "path": clip.path,
+            "sampler": sampler,
+            "indices": read.indices,
+            "times": [round(time, 3) for time in read.times],
+            "size": [read.info.width, read.info.height],
+            "shown": [*sized[0].size],
+            "damaged": read.damaged,
+        }
         return sized
 
 
@@ -240,11 +262,23 @@ def chat(prompt: str, frames: int, *, tags: bool = False) -> list[dict[str, Any]
     return [{"role": "user", "content": content}]
 
 
+def blind_prompt(prompt: str) -> str:
+    r"""A prompt without the places of its frames.
+
+    >>> blind_prompt("Frame-0: <image>Frame-1: <image>\nWhere?"), blind_prompt("<image>\n<image>\nWhere?")
+    ('Where?', 'Where?')
+    """
+    return re.sub(rf"(Frame-\d+: )?{IMAGE}\n?", "", prompt)
+
+
 def encode_messages(
     processor: FrameProcessor, messages: list[dict[str, Any]], images: Sequence[Image.Image]
 ) -> EncodedPrompt:
     """Ids and patches of one chat with its frames, up to where the answer begins."""
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if not images:
+        ids = np.asarray(processor.tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        return EncodedPrompt(ids, np.zeros_like(ids), np.zeros((0, 0), np.float32), np.zeros((0, 3), np.int64))
     batch = processor(images=[list(images)], text=[text], return_tensors="np")
     return EncodedPrompt(
         np.asarray(batch["input_ids"][0], dtype=np.int64),
@@ -316,9 +350,11 @@ def collate(
         "input_ids": ids,
         "attention_mask": mask,
         "mm_token_type_ids": kinds,
-        "pixel_values": np.concatenate([p.pixel_values for p in prompts]),
-        "image_grid_thw": np.concatenate([p.image_grid_thw for p in prompts]),
     }
+    seen = [p for p in prompts if len(p.image_grid_thw)]
+    if seen:
+        batch["pixel_values"] = np.concatenate([p.pixel_values for p in seen])
+        batch["image_grid_thw"] = np.concatenate([p.image_grid_thw for p in seen])
     if answers is not None:
         batch["labels"] = labels
     tensors: dict[str, Any] = {name: torch.from_numpy(value) for name, value in batch.items()}

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rft3d_cli.geometry.eras import Era
+if TYPE_CHECKING:
+    from rft3d_cli.geometry.eras import Era
 
 
 @dataclass(frozen=True)

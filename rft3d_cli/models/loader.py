@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -59,7 +60,7 @@ def find_model(name: str) -> Path | None:
         raise SetupError(
             f"{path} holds no model (no config.json)", "name a model's folder, or a run folder that has finished"
         )
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1 or path.parent.is_dir():
+    if path.is_absolute() or name.startswith((".", "runs/")) or name.count("/") != 1 or path.parent.is_dir():
         raise SetupError(f"model {name} does not exist", _LIST)
     return None
 
@@ -182,6 +183,24 @@ def defaults_of(name: str) -> Defaults:
     known = KNOWN.get(name)
     found = read_defaults(find_model(name))
     return replace(found, angles=known.angles) if known is not None and known.angles is not None else found
+
+
+def penalty_of(name: str) -> float:
+    """The repetition penalty with which a model is asked where nobody says otherwise; 1 is none.
+
+    What a model from elsewhere has in its ``generation_config.json``: published checkpoints bring 1.05 along, and were
+    scored with it. A model that rft3d trained was sampled without one, whatever its file says.
+    """
+    if defaults_of(name).datasets:
+        return 1.0
+    folder = None if name in FRESH else find_model(name) or _snapshot(name)
+    if folder is None:
+        return 1.0
+    try:
+        found = json.loads((folder / "generation_config.json").read_bytes()).get("repetition_penalty")
+    except (OSError, ValueError, AttributeError):
+        return 1.0
+    return float(found) if isinstance(found, int | float) and found > 0 else 1.0
 
 
 def weight_hashes(name: str) -> dict[str, str]:

@@ -24,6 +24,8 @@ class Decoding:
         top_p: Nucleus, where sampled.
         seed: Of the draw.
         batch: Records a forward pass. Sampled answers depend on it, greedy ones do not.
+        repetition_penalty: Divides the odds of tokens that stand in the prompt or the answer already; 1 for none. Some
+            published checkpoints were scored with 1.05.
     """
 
     max_tokens: int = 1024
@@ -32,14 +34,16 @@ class Decoding:
     top_p: float = 1.0
     seed: int = 0
     batch: int = 32
+    repetition_penalty: float = 1.0
 
     def document(self) -> dict[str, Any]:
         """The settings that shape the answers."""
+        common = {"max_tokens": self.max_tokens, "repetition_penalty": self.repetition_penalty}
         if not self.sample:
-            return {"greedy": True, "max_tokens": self.max_tokens}
+            return {"greedy": True, **common}
         return {
             "greedy": False,
-            "max_tokens": self.max_tokens,
+            **common,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "seed": self.seed,
@@ -93,6 +97,8 @@ def _generation_config(model: Any, processor: FrameProcessor, decoding: Decoding
     sampling: dict[str, Any] = {"do_sample": False}
     if decoding.sample:
         sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
+    if decoding.repetition_penalty != 1:
+        sampling["repetition_penalty"] = decoding.repetition_penalty
     return GenerationConfig(
         max_new_tokens=decoding.max_tokens,
         eos_token_id=stop if stop is not None else tokenizer.eos_token_id,
@@ -172,6 +178,28 @@ def answers(
         yield from zip(part, texts, strict=True)
 
 
+def answer_batch(
+    model: Any, processor: FrameProcessor, prompts: Sequence[EncodedPrompt], decoding: Decoding, first: int
+) -> list[str]:
+    """Answers to one batch of a longer run, which draws as :func:`answers` would draw for it.
+
+    Args:
+        model: Weights, in evaluation mode.
+        processor: Text and pixels to what they take.
+        prompts: The batch.
+        decoding: How.
+        first: How many records of the run stand before it.
+    """
+    own = _of_batch(decoding, first)
+    with _drawing(model, own):
+        return generate(model, processor, prompts, own)
+
+
+def _of_batch(decoding: Decoding, first: int) -> Decoding:
+    """The decoding with a seed of the batch's own."""
+    return replace(decoding, seed=decoding.seed * 1_000_003 + first)
+
+
 def grouped_answers(
     model: Any,
     processor: FrameProcessor,
@@ -206,7 +234,7 @@ def _batches(
         for start in range(0, len(records), size):
             part = records[start : start + size]
             prompts = [store.encode(record) for record in part]
-            yield part, prompts, replace(decoding, seed=decoding.seed * 1_000_003 + first + start)
+            yield part, prompts, _of_batch(decoding, first + start)
     finally:
         model.train(was_training)
 

@@ -36,12 +36,14 @@ class CotSpec:
         at_least: Mean relative accuracy that a numeric answer must reach; letters must be right.
         min_words: Words of thought that a chain has at least: an empty one teaches not to think.
         max_chars: Characters of a whole text at most.
+        any_answer: Keep chains with wrong answers too: the control that says what the selection is worth.
     """
 
     keep: int = 1
     at_least: float = 0.9
     min_words: int = 5
     max_chars: int = 4000
+    any_answer: bool = False
 
 
 def asked(record: Record) -> Record:
@@ -70,7 +72,7 @@ def chains(record: Record, texts: Iterable[str], spec: CotSpec, rewards: RewardS
         value = scores["accuracy" if record.task == "choice" else "mra"].value
         if not scores["format"].value:
             lost["not in the form"] += 1
-        elif value < (1 if record.task == "choice" else spec.at_least):
+        elif not spec.any_answer and value < (1 if record.task == "choice" else spec.at_least):
             lost["wrong answer"] += 1
         elif len(text) > spec.max_chars:
             lost["too long"] += 1

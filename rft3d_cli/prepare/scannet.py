@@ -20,12 +20,13 @@ import numpy as np
 from pydantic import ValidationError
 
 from rft3d_cli.answers import detection_answer
-from rft3d_cli.errors import UsageError
+from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
 from rft3d_cli.geometry.camera import invert_rigid, scale_intrinsic
+from rft3d_cli.prepare._shown_frames import depth_of, shown_frames
 from rft3d_cli.prepare._view_filter import LOOSEN, ViewFilter, ViewRule
 from rft3d_cli.prepare.embodiedscan import Frame, Scan, read_infos
-from rft3d_cli.prepare.pictures import Pictures, Places, picture_size, pictures
+from rft3d_cli.prepare.pictures import Pictures, Places, open_sens, picture_size, pictures
 from rft3d_cli.prepare.pipeline import Part, Policy, Quarantine, Report, run
 from rft3d_cli.prepare.scanfiles import axis_alignment, read_scan_text, scan_file
 from rft3d_cli.prepare.splits import Split, chosen
@@ -267,10 +268,34 @@ def detection_part(
         return part
     shots = pictures(places, scan.scene, {f.number: f for frames, _ in clips for f in frames}.values())
     intrinsic = checked_camera(scan, shots, folder, part)
-    part.records = [detection_record(scan, frames, targets, shots, intrinsic, spec) for frames, targets in clips]
+    shown = _shown(clips, spec, places, scan.scene, part)
+    part.records = [
+        detection_record(scan, frames, targets, shots, intrinsic, spec, visible)
+        for (frames, targets), visible in zip(clips, shown, strict=True)
+    ]
     part.counts["frames"] += len(shots.paths)
     part.scan = shots.about
     return part
+
+
+def _shown(
+    clips: Sequence[tuple[list[Frame], Boxes3D]], spec: DetectionSpec, places: Places, scene: str, part: Part
+) -> list[list[list[int]] | None]:
+    """Which frames show each target of each clip, from the ``.sens`` file's depth; None where that is not known.
+
+    Records to train on do without: only scores by view need it.
+    """
+    if spec.split == "train" or places.posed is not None or places.scans is None:
+        return [None] * len(clips)
+    sens = open_sens(places.scans / scene)
+    try:
+        depths = {
+            number: depth_of(sens, number) for number in sorted({f.number for frames, _ in clips for f in frames})
+        }
+    except DataError:
+        part.warnings.append("depth images cannot be read: records do not say which frames show their objects")
+        return [None] * len(clips)
+    return [shown_frames(targets, frames, depths) for frames, targets in clips]
 
 
 def detection_clips(
@@ -378,7 +403,13 @@ def _id(scan: Scan, frames: Sequence[Frame]) -> str:
 
 
 def detection_record(
-    scan: Scan, frames: Sequence[Frame], targets: Boxes3D, shots: Pictures, intrinsic: Floats, spec: DetectionSpec
+    scan: Scan,
+    frames: Sequence[Frame],
+    targets: Boxes3D,
+    shots: Pictures,
+    intrinsic: Floats,
+    spec: DetectionSpec,
+    visible: list[list[int]] | None = None,
 ) -> Record:
     """The record of one clip.
 
@@ -389,6 +420,7 @@ def detection_record(
         shots: Its pictures.
         intrinsic: ``(3, 3)`` of the first frame.
         spec: What to write.
+        visible: For each target the frames that really show it, where that is known.
 
     Raises:
         Quarantine: Where a number is too large for a record.
@@ -404,7 +436,15 @@ def detection_record(
             answer=detection_answer(targets.labels, targets.boxes, spec.decimals),
             target=DetectionTarget(boxes=boxes),
             camera=camera(scan, frames, shots, intrinsic),
-            meta=Meta(dataset=scan.dataset, scene=scan.place, split=spec.split, sampler=f"{rule}-{spec.stride}"),
+            meta=Meta.model_validate(
+                {
+                    "dataset": scan.dataset,
+                    "scene": scan.place,
+                    "split": spec.split,
+                    "sampler": f"{rule}-{spec.stride}",
+                    **({} if visible is None else {"visible_frames": visible}),
+                }
+            ),
         )
     except ValidationError as error:
         raise Quarantine("wrong annotations", f"{_id(scan, frames)}: {describe(error)}") from None

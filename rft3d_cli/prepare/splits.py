@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rft3d_cli.errors import DataError
-from rft3d_cli.records import read_lines
+from rft3d_cli.lines import read_lines
 
 SPLITS = ("train", "val", "test")
 _IN_NAME = re.compile(r"(?:^|[^a-z])(train|val|test)(?:[^a-z]|$)")

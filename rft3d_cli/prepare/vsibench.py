@@ -5,8 +5,6 @@ The videos lie as the benchmark ships them: ``<root>/<dataset>/<scene>.mp4``, or
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,10 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rft3d_cli.answers.target import in_style
-from rft3d_cli.errors import DataError, SetupError, UsageError
+from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.prepare.splits import Split, resolve_split
+from rft3d_cli.prepare.vsibench_questions import Question, all_questions, checked, sound
+from rft3d_cli.prepare.vsibench_questions import is_published as is_published
+from rft3d_cli.prepare.vsibench_questions import parse_question as parse_question
+from rft3d_cli.prepare.vsibench_questions import read_questions as read_questions
 from rft3d_cli.prompts import thinking_prompt, vsibench_prompt
-from rft3d_cli.records import ChoiceTarget, Clip, Meta, NumberTarget, Record, RecordFile, media_path, read_lines
+from rft3d_cli.records import ChoiceTarget, Clip, Meta, NumberTarget, Record, RecordFile, media_path
 
 # Scoring reads published questions through here and has no use for worker processes.
 if TYPE_CHECKING:
@@ -45,149 +47,6 @@ class ClipSpec:
     answer_style: str = "direct"
 
 
-def read_questions(path: Path) -> list[Any]:
-    """The rows of a ``.jsonl`` or ``.parquet`` file, unchecked; None for a line that is not JSON.
-
-    Raises:
-        DataError: Where the file cannot be read.
-        SetupError: Where a parquet file needs a package that is not installed.
-    """
-    if path.suffix == ".parquet":
-        return _parquet(path)
-    rows: list[Any] = []
-    for _, line in read_lines(path):
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            rows.append(None)
-    return rows
-
-
-def _parquet(path: Path) -> list[Any]:
-    try:
-        import pyarrow as arrow  # type: ignore[import-untyped]
-        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
-    except ImportError:
-        raise SetupError(f"{path} needs pyarrow to be read", "pip install datasets, or name test.jsonl") from None
-    try:
-        return list(parquet.read_table(path).to_pylist())
-    except (OSError, arrow.ArrowException) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise DataError(f"{path} is not a parquet file: {first}") from None
-
-
-@dataclass(frozen=True)
-class Question:
-    """One checked row.
-
-    Args:
-        id: As text.
-        dataset: ``scannet``, ``scannetpp``, ``arkitscenes``, ``rooms`` …
-        scene: ``scene_name``.
-        kind: ``question_type``.
-        text: The question.
-        truth: A letter, or a number as written.
-        options: As shown, or None for a numeric question.
-        pruned: Whether the debiased benchmark leaves it out; None where the row does not say.
-    """
-
-    id: str
-    dataset: str
-    scene: str
-    kind: str
-    text: str
-    truth: str
-    options: tuple[str, ...] | None
-    pruned: bool | None = None
-
-    @property
-    def clip(self) -> str:
-        """The video's path under the root."""
-        return f"{self.dataset}/{self.scene}.mp4"
-
-
-def parse_question(row: Mapping[str, Any]) -> Question:
-    """A row as a question.
-
-    Raises:
-        ValueError: With what is wrong.
-    """
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    for key in ("id", "dataset", "scene_name", "question_type", "question", "ground_truth"):
-        if row.get(key) is None or row[key] == "":
-            raise ValueError(f"no {key}")
-    for key in ("dataset", "scene_name"):
-        value = str(row[key])
-        if value.startswith(".") or any(c in value for c in "/\\:\0"):
-            raise ValueError(f"{key} {value!r} is not a name")
-    options, truth = row.get("options"), str(row["ground_truth"]).strip()
-    if options is not None and not isinstance(options, list | tuple):
-        raise ValueError("options are not a list")
-    if not options:
-        options = None
-    if options is not None:
-        if not all(isinstance(option, str) for option in options):
-            raise ValueError("options are not text")
-        letters = [option.strip()[:1].upper() for option in options]
-        if len(truth) != 1 or letters.count(truth.upper()) != 1:
-            raise ValueError(f"ground truth {truth!r} is not the letter of one option")
-    else:
-        try:
-            finite = math.isfinite(float(truth))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise ValueError(f"ground truth {truth!r} is not a number")
-    return Question(
-        str(row["id"]),
-        str(row["dataset"]),
-        str(row["scene_name"]),
-        str(row["question_type"]),
-        str(row["question"]),
-        truth,
-        None if options is None else tuple(options),
-        row["pruned"] if isinstance(row.get("pruned"), bool) else None,
-    )
-
-
-def _checked(rows: Sequence[Any]) -> list[Question | str]:
-    """Each row as a question, or what is wrong with it."""
-    out: list[Question | str] = []
-    ids: set[str] = set()
-    for number, row in enumerate(rows, start=1):
-        try:
-            question = parse_question(row)
-            if question.id in ids:
-                raise ValueError(f"id {question.id} repeats")
-        except ValueError as error:
-            out.append(f"entry {number}: {error}")
-            continue
-        ids.add(question.id)
-        out.append(question)
-    return out
-
-
-def _questions(entries: Iterable[Question | str]) -> list[Question]:
-    return [entry for entry in entries if isinstance(entry, Question)]
-
-
-def is_published(path: Path) -> bool:
-    """Whether a file holds questions as VSI-Bench publishes them, and not records.
-
-    Args:
-        path: Any file; one that cannot be read is not published.
-    """
-    if path.suffix == ".parquet":
-        return True
-    try:
-        _, line = next(iter(read_lines(path)))
-        first = json.loads(line)
-    except (DataError, StopIteration, ValueError, RecursionError):
-        return False
-    return isinstance(first, dict) and "task" not in first and {"question_type", "ground_truth"} <= first.keys()
-
-
 def published_records(path: Path, media_root: Path | None = None) -> RecordFile:
     """Questions as VSI-Bench publishes them, as records: 32 frames of ``<dataset>/<scene>.mp4``.
 
@@ -198,14 +57,8 @@ def published_records(path: Path, media_root: Path | None = None) -> RecordFile:
     Raises:
         DataError: Where the file cannot be read, or holds a row that is no question.
     """
-    entries = _checked(read_questions(path))
-    asked = _questions(entries)
-    if wrong := next((entry for entry in entries if isinstance(entry, str)), None):
-        raise DataError(f"{path} {wrong}", "rft3d prepare vsibench leaves such rows out and counts them")
-    if not asked:
-        raise DataError(f"{path} holds no questions")
     split = resolve_split(None, path)
-    records = [_record(question, question.clip, split, ClipSpec()) for question in asked]
+    records = [_record(question, question.clip, split, ClipSpec()) for question in all_questions(path)]
     return RecordFile(path, path.parent if media_root is None else media_root, records)
 
 
@@ -245,8 +98,8 @@ def prepare_vsibench(
 
     if not videos.is_dir():
         raise DataError(f"{videos} is not a folder", "name the folder of the videos or of their zip archives: --videos")
-    entries = _checked(read_questions(questions)[: policy.limit])
-    wanted = dict.fromkeys(question.clip for question in _questions(entries))
+    entries = checked(read_questions(questions)[: policy.limit])
+    wanted = dict.fromkeys(question.clip for question in sound(entries))
     found = locate(wanted, videos, media, write=False)
     missing = [clip for clip in wanted if clip not in found]
     if missing and not allow_missing:
@@ -269,7 +122,7 @@ def prepare_vsibench(
     # A job is many rows; those beyond the limit have been cut off.
     policy = replace(policy, limit=None)
     jobs = _jobs(str(questions), entries, names)
-    mine = dict.fromkeys(q.clip for job in share(jobs, policy) for q in _questions(job.entries))
+    mine = dict.fromkeys(q.clip for job in share(jobs, policy) for q in sound(job.entries))
     locate(mine, videos, media, write=not policy.dry_run)
     return run(
         jobs,
@@ -310,7 +163,7 @@ def _jobs(file: str, entries: Sequence[Question | str], names: Mapping[str, str]
     known: set[str] = set()
     for start in range(0, max(len(entries), 1), TOGETHER):
         these = tuple(entries[start : start + TOGETHER])
-        clips = {question.clip for question in _questions(these)}
+        clips = {question.clip for question in sound(these)}
         there = {clip: names[clip] for clip in clips if clip in names}
         jobs.append(_Job(file, these, there, frozenset(clips - known)))
         known |= clips
@@ -329,7 +182,7 @@ def _work(job: _Job, split: Split, spec: ClipSpec) -> Part:
         if isinstance(entry, str):
             part.bad += 1
             part.reject("question", "wrong entry", detail=entry)
-    for question in _questions(job.entries):
+    for question in sound(job.entries):
         if question.clip in job.names:
             part.records.append(_record(question, job.names[question.clip], split, spec))
         else:
@@ -417,7 +270,9 @@ def _record(question: Question, path: str, split: Split, spec: ClipSpec) -> Reco
         task=task,
         video=Clip(path=path, frames=spec.frames, sampler=spec.sampler),
         prompt=prompt,
+        answer=question.truth,
         target=target,
         meta=Meta.model_validate(meta),
     )
-    return record.model_copy(update={"answer": in_style(question.truth, record, spec.answer_style)})
+    answer = in_style(question.truth, record, spec.answer_style)
+    return record if answer == question.truth else record.model_copy(update={"answer": answer})

@@ -1,32 +1,28 @@
-"""An answer made visible: what was asked and said, and the boxes drawn where they belong."""
+"""A model's text read as the answer to a question, in words and numbers; and the camera that its boxes are in."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rft3d_cli.answers import read_boxes, read_choice, read_grounding, read_number
 from rft3d_cli.errors import DataError
-from rft3d_cli.files import atomic_path
 from rft3d_cli.geometry.boxes import Boxes3D, Floats
-from rft3d_cli.geometry.camera import assumed_intrinsic, invert_rigid, scale_intrinsic
-from rft3d_cli.show.draw import draw_boxes
+from rft3d_cli.geometry.camera import assumed_intrinsic, scale_intrinsic
+from rft3d_cli.geometry.eras import Era, converted
+from rft3d_cli.show.infer_questions import Question, asked_classes, object_label, singular
 
 ASSUMED_FOV = 58.0
 """Horizontal field of view where nothing is known of the camera, degrees: that of ScanNet's."""
-
-_FIND_ALL = re.compile(r"\b(every|all|each|detect|list)\b", re.IGNORECASE)
-_ANYTHING = frozenset(["object", "thing", "everything", "item", "furniture", "piece", "box", "bounding", "3d"])
-"""Words that name no class."""
-_FIND_ONE = re.compile(
-    r"^\s*(?:where(?:['’]s| is| are)|find|locate|show me|point to)\s+(.*?)\s*[?.!]*\s*$", re.IGNORECASE
-)
+ANOTHER_SHAPE = 0.05
+"""By how much the ratio of width and height of a camera file's pictures may differ from the video's."""
+SHOWN = 200
+"""Letters of an unreadable text that are shown; ``answer.json`` has it whole."""
+CONVENTION = "centre and full sizes in metres, ZXY-intrinsic angles in radians, OpenCV camera axes of `frame`"
 
 
 @dataclass(frozen=True)
@@ -44,72 +40,23 @@ class Camera:
     poses: Floats | None = None
 
 
-def guess_task(question: str) -> str:
-    """``detection``, ``grounding`` or ``text``, from the words of a question.
-
-    >>> guess_task("where is the chair"), guess_task("find every chair"), guess_task("how many chairs are there")
-    ('grounding', 'detection', 'text')
-    """
-    if re.match(r"^\s*(find|detect|list|show)\b", question, re.IGNORECASE) and _FIND_ALL.search(question):
-        return "detection"
-    return "grounding" if _FIND_ONE.match(question) else "text"
-
-
-def described_object(question: str) -> str:
-    """The description in a grounding question, as a sentence.
-
-    >>> described_object("Where is the red chair?")
-    'The red chair.'
-    """
-    found = _FIND_ONE.match(question)
-    text = (found.group(1) if found else question).strip().rstrip("?.!")
-    return f"{text[:1].upper()}{text[1:]}."
-
-
-def object_label(question: str) -> str:
-    """What to call the box that answers a grounding question.
-
-    >>> object_label("Where is the red chair?")
-    'red chair'
-    """
-    return re.sub(r"^(the|an?)\s+", "", described_object(question).rstrip("."), flags=re.IGNORECASE)
-
-
-def asked_classes(question: str) -> frozenset[str]:
-    """The words of a question for all objects that may name a class, in the singular; empty where it wants any.
-
-    >>> sorted(asked_classes("find every chair and all tables")), sorted(asked_classes("detect all objects"))
-    (['chair', 'table'], [])
-    """
-    found = _FIND_ALL.search(question)
-    words = re.findall(r"\w+", question[found.end() :].casefold() if found else "")
-    kept = [_singular(word) for word in words if word not in _FILLERS]
-    return frozenset() if _ANYTHING.intersection(kept) else frozenset(kept)
-
-
-_FILLER_WORDS = "every all each of the a an and or in on at to this that room video picture scene you see"
-_FILLERS = frozenset(_FILLER_WORDS.split())
-
-
-def _singular(word: str) -> str:
-    if word.endswith(("shes", "ches", "xes", "sses")):
-        return word[:-2]
-    if word.endswith("lves"):
-        return f"{word[:-3]}f"
-    return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
-
-
 def of_classes(boxes: Boxes3D, classes: frozenset[str]) -> Boxes3D:
     """The boxes whose label has one of the words; all of them where no class was asked for."""
     if not classes:
         return boxes
-    kept = [i for i, label in enumerate(boxes.labels) if classes & {*map(_singular, label.casefold().split())}]
-    return Boxes3D([boxes.boxes[i] for i in kept], [boxes.labels[i] for i in kept])
+    kept = [i for i, label in enumerate(boxes.labels) if classes & {*map(singular, label.casefold().split())}]
+    return boxes[kept]
 
 
 def named(video: Path) -> Path:
     """The video by a path that ends in its name, also where it is written as ``.`` or ``..``."""
     return video if video.name not in ("", "..") else video.resolve()
+
+
+def camera_beside(video: Path) -> Path | None:
+    """The camera file that lies beside a video under its name, if one does."""
+    path = named(video).with_suffix(".camera.json")
+    return path if path.is_file() else None
 
 
 def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: float | None) -> Camera:
@@ -124,8 +71,8 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
     Raises:
         DataError: On a camera file that is missing or wrong.
     """
-    path = file or named(video).with_suffix(".camera.json")
-    if file is None and not path.is_file():
+    path = file or camera_beside(video)
+    if path is None:
         source = "assumed" if fov is None else "fov"
         return Camera(assumed_intrinsic(*size, fov or ASSUMED_FOV), source)
     import json
@@ -141,13 +88,22 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
             raise ValueError("it holds numbers that are not finite")
         if poses is not None and not np.allclose(np.linalg.det(poses[:, :3, :3]), 1, atol=1e-2):
             raise ValueError("a matrix of cam_to_world is no pose: its upper left is not a rotation")
+        if min(intrinsic[0, 0], intrinsic[1, 1]) <= 0:
+            raise ValueError("the focal lengths of intrinsic are not positive")
         if min(image_size) < 1:
             raise ValueError(f"image_size {list(image_size)} is empty")
     except OSError as error:
         raise DataError(f"camera file {path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         hint = 'a camera file holds {"intrinsic": 3×3, "image_size": [width, height]}'
-        raise DataError(f"camera file {path} is wrong: {error}", hint) from None
+        why = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"camera file {path} is wrong: {why}", hint) from None
+    if abs(image_size[0] * size[1] / (image_size[1] * size[0]) - 1) > ANOTHER_SHAPE:
+        raise DataError(
+            f"camera file {path} is for pictures of {image_size[0]} × {image_size[1]}, and the video has "
+            f"{size[0]} × {size[1]}: another shape",
+            "name the camera file of this video, or give its field of view with --fov",
+        )
     return Camera(scale_intrinsic(intrinsic, image_size, size), "file", poses)
 
 
@@ -156,47 +112,108 @@ class Answer:
     """A model's answer, read.
 
     Args:
-        task: What was asked for.
+        question: What was asked.
         text: What the model wrote.
         frame: Index, among the frames shown, of the frame whose camera the boxes are in.
         boxes: In that frame's camera coordinates.
         value: A number or a letter, for questions that ask for one.
         why: Why nothing could be read, empty where something was.
+        indices: Numbers in the video of the frames shown.
+        times: Seconds of each.
     """
 
-    task: str
+    question: Question
     text: str
     frame: int
     boxes: Boxes3D
     value: float | str | None
     why: str
+    indices: Sequence[int] = ()
+    times: Sequence[float] = ()
+
+    def words(self) -> list[str]:
+        """The answer as lines of text."""
+        task = self.question.task
+        if self.why:
+            wrote = " ".join(self.text.split())
+            wrote = wrote if len(wrote) <= SHOWN else f"{wrote[: SHOWN - 1].rstrip()}…"
+            return [f"no {_WANTED[task]} could be read: {self.why}", *([f"the model wrote: {wrote}"] if wrote else [])]
+        if len(self.boxes):
+            camera = f"from the camera in frame {self.frame}"
+            return [f"{label}, {camera}: {describe_box(box)}" for label, box in self.boxes]
+        if task == "detection":
+            return ["nothing of the kind is in sight"]
+        if task == "number":
+            unit = {"m2": "m²", "ft2": "ft²"}.get(self.question.unit or "", self.question.unit)
+            return [f"{self.value:.10g}" + (f" {unit}" if unit else "")]
+        if task == "choice":
+            return [next(option for option in self.question.options if option[0] == self.value)]
+        return [self.text.strip()]
+
+    def document(self) -> dict[str, Any]:
+        """The answer as ``answer.json`` has it."""
+        return {
+            "question": self.question.text,
+            "task": self.question.task,
+            "words": self.words(),
+            "text": self.text,
+            "unreadable": self.why or None,
+            "value": self.value,
+            "unit": self.question.unit,
+            "options": list(self.question.options),
+            "asked": self.question.prompt(len(self.indices)),
+            "frames": list(self.indices),
+            "times": list(self.times),
+            "frame": self.frame if len(self.boxes) else None,
+            "boxes": [{"label": label, "bbox_3d": [float(v) for v in box]} for label, box in self.boxes],
+        }
 
 
-def read_answer(task: str, text: str, frames: int, question: str) -> Answer:
+_WANTED = {"detection": "box", "grounding": "box", "number": "number", "choice": "letter", "text": "answer"}
+
+
+def read_answer(
+    question: Question, text: str, indices: Sequence[int], times: Sequence[float], angles: Era = "intrinsic"
+) -> Answer:
     """Read a model's text.
 
     Args:
-        task: ``detection``, ``grounding``, or any other for short answers.
+        question: What was asked: it names a grounded box, the classes of detected ones, a number's unit.
         text: What the model wrote.
-        frames: How many frames it saw.
-        question: What was asked: it names a grounded box, and the classes of detected ones.
+        indices: Numbers in the video of the frames that it saw.
+        times: Seconds of each.
+        angles: What the model means by the angles of boxes.
     """
-    none = Boxes3D([])
-    if task == "detection":
-        found = read_boxes(text)
-        lost = found.why or (found.dropped[0].reason if found.dropped else "")
-        why = "" if len(found.boxes) else lost
-        return Answer(task, text, 0, of_classes(found.boxes, asked_classes(question)), None, why)
-    if task == "grounding":
+
+    def read(frame: int = 0, boxes: Boxes3D | None = None, value: float | str | None = None, why: str = "") -> Answer:
+        found = boxes if boxes is not None else Boxes3D([])
+        found = Boxes3D(converted(found.boxes, angles), found.labels)
+        return Answer(question, text, frame, found, value, why, tuple(indices), tuple(times))
+
+    if question.task == "detection":
+        detected = read_boxes(text)
+        lost = detected.why or (detected.dropped[0].reason if detected.dropped else "")
+        why = "" if len(detected.boxes) else lost
+        return read(boxes=of_classes(detected.boxes, asked_classes(question.text)), why=why)
+    if question.task == "grounding":
         place = read_grounding(text)
         if place.frame is None or place.box is None:
-            return Answer(task, text, 0, none, None, place.why)
-        if place.frame >= frames:
-            return Answer(task, text, 0, none, None, f"it names frame {place.frame} of {frames}")
-        return Answer(task, text, place.frame, Boxes3D([place.box], [object_label(question)]), None, "")
-    number, choice = read_number(text), read_choice(text)
-    value = number.value if number.value is not None else choice.letter
-    return Answer(task, text, 0, none, value, "")
+            return read(why=place.why)
+        if place.frame >= len(indices):
+            return read(why=f"it names frame {place.frame} of {len(indices)}")
+        return read(place.frame, Boxes3D([place.box], [object_label(question.text)]))
+    if question.task == "number":
+        number = read_number(text, question.unit)
+        why = "" if number.value is not None else number.why
+        if '"bbox_3d"' in text:  # the numbers in it are no answer
+            why = "the model wrote boxes"
+        elif number.value is not None and number.value < 0:
+            why = f"{number.value:g} is less than nothing"
+        return read(value=None if why else number.value, why=why)
+    if question.task == "choice":
+        choice = read_choice(text, question.options)
+        return read(value=choice.letter, why="" if choice.letter is not None else choice.why)
+    return read(why="" if text.strip() else "the model wrote nothing")
 
 
 def describe_box(box: Floats) -> str:
@@ -222,49 +239,8 @@ def describe_box(box: Floats) -> str:
     return f"{centre}; size {size} m, turned {turned:.0f} degrees"
 
 
-def draw_answer(
-    answer: Answer, images: Sequence[NDArray[np.uint8]], intrinsic: Floats, folder: Path
-) -> tuple[list[Path], list[NDArray[np.uint8]]]:
-    """Write the frame that the boxes belong to as a PNG.
-
-    Returns:
-        The files written, and all frames with the boxes drawn on theirs.
-    """
-    from PIL import Image
-
-    pictures = list(images)
-    written: list[Path] = []
-    if len(answer.boxes):
-        pictures[answer.frame] = draw_boxes(images[answer.frame], answer.boxes, intrinsic)
-        path = folder / f"frame{answer.frame:02d}.png"
-        with atomic_path(path) as temporary:
-            Image.fromarray(pictures[answer.frame]).save(temporary, "PNG")
-        written.append(path)
-    return written, pictures
-
-
-def boxes_in_all_frames(answer: Answer, poses: Floats, answer_pose: Floats) -> list[Boxes3D]:
-    """The answer's boxes in the camera coordinates of every frame of the video.
-
-    Args:
-        answer: The answer.
-        poses: ``(frames, 4, 4)`` camera to world, every frame of the video.
-        answer_pose: ``(4, 4)`` of the frame that the answer's boxes are in.
-    """
-    world = answer.boxes.transform(answer_pose)
-    return [world.transform(invert_rigid(pose)) for pose in poses]
-
-
-def document(answer: Answer, **around: Any) -> dict[str, Any]:
-    """The content of ``answer.json``."""
-    return {
-        "schema": 1,
-        "task": answer.task,
-        **around,
-        "text": answer.text,
-        "unreadable": answer.why or None,
-        "value": answer.value,
-        "frame": answer.frame if len(answer.boxes) else None,
-        "boxes": [{"label": label, "bbox_3d": [float(v) for v in box]} for label, box in answer.boxes],
-        "convention": "centre and full sizes in metres, ZXY-intrinsic angles in radians, OpenCV camera axes of `frame`",
-    }
+def document(answers: Sequence[Answer], **around: Any) -> dict[str, Any]:
+    """The content of ``answer.json``: a single answer also stands at its top."""
+    rows = [answer.document() for answer in answers]
+    top = {key: value for key, value in rows[0].items() if key not in ("frames", "times")} if len(rows) == 1 else {}
+    return {"schema": 1, **top, **around, "convention": CONVENTION, "answers": rows}

@@ -1,229 +1,361 @@
-"""From a video and a question to an answer on disk."""
+"""From videos and questions to answers on disk."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rft3d_cli import prompts
 from rft3d_cli.console import duration
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
-from rft3d_cli.files import write_json
-from rft3d_cli.models.defaults import MAX_TOKENS
-from rft3d_cli.show.answer import (
-    ASSUMED_FOV,
-    Answer,
-    Camera,
-    boxes_in_all_frames,
-    describe_box,
-    described_object,
-    document,
-    draw_answer,
-    guess_task,
-    read_answer,
-    read_camera,
+from rft3d_cli.files import write_bytes, write_json
+from rft3d_cli.show.answer import ASSUMED_FOV, Answer, Camera, camera_beside, document, named, read_answer, read_camera
+from rft3d_cli.show.infer_files import (
+    ANSWER,
+    ANSWERS,
+    ANY_VIDEO,
+    MOVIE,
+    PAGE,
+    RERUN,
+    appearing,
+    check_out,
+    find_videos,
+    folder_names,
+    is_collection,
 )
-from rft3d_cli.show.draw import draw_boxes
-from rft3d_cli.video import SAMPLERS, Frames, open_video, write_mp4
+from rft3d_cli.show.infer_model import Speaker
+from rft3d_cli.show.infer_questions import Question, understand_all
+from rft3d_cli.video import SAMPLERS, Frames, Image, open_video_sets
 
-MOVIE = "video.mp4"
-"""The annotated video."""
-HOLD_SECONDS = 2.0
-"""How long the answered frame stands in an annotated video that has no camera path."""
-MOST_FRAMES = 600
-"""Frames of an annotated video, at most."""
+if TYPE_CHECKING:
+    from rft3d_cli.models.defaults import Defaults
+    from rft3d_cli.show.viewer import Scene
 
-_ANY_VIDEO = "name a video file, or a folder of .jpg or .png frames"
+Say = Callable[[str, str], object]
 
 
-def ask(
-    video: Path,
-    question: str,
-    *,
-    model: str,
-    out: Path,
-    task: str,
-    frames: int | None,
-    fov: float | None,
-    camera_file: Path | None,
-    max_tokens: int | None,
-    say: Callable[[str, str], object],
-) -> dict[str, Any]:
-    """Answer one question about one video and draw the answer.
+@dataclass(frozen=True)
+class Wish:
+    """How to ask and what to write.
 
     Args:
-        video: A video file or a folder of frames.
-        question: In plain words.
         model: See :func:`~rft3d_cli.models.loader.find_model`.
-        out: Folder of ``answer.json``, the answered frame and the annotated video.
-        task: ``auto``, ``grounding``, ``detection`` or ``text``.
-        frames: Frames to show the model; its own number where None.
+        out: Folder of the answers; ``look/VIDEO`` where None.
+        task: ``auto``, ``detection``, ``grounding``, ``choice``, ``number`` or ``text``.
+        options: Of every choice, where questions do not bring their own.
+        frames: Frames to show the model; its own number for each task where None.
         fov: Horizontal field of view, degrees.
         camera_file: Camera file.
-        max_tokens: Longest answer.
+        max_tokens: Longest answer; each task's own where None.
+        movie: Write the annotated video.
+        rerun: Write ``scene.rrd``.
+    """
+
+    model: str = "tiny"
+    out: Path | None = None
+    task: str = "auto"
+    options: tuple[str, ...] = ()
+    frames: int | None = None
+    fov: float | None = None
+    camera_file: Path | None = None
+    max_tokens: int | None = None
+    movie: bool = True
+    rerun: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be asked, after every check that needs no model.
+
+    Args:
+        videos: One, or those of a folder.
+        folders: Where the answers about each go.
+        out: Of everything.
+        collection: Whether a folder of videos was named.
+        questions: In order.
+        model: Folder of the model, or its name on the hub.
+        defaults: How the model likes to be asked.
+        counts: Frames that go with each question.
+        wish: As it was given.
+    """
+
+    videos: list[Path]
+    folders: list[Path]
+    out: Path
+    collection: bool
+    questions: list[Question]
+    model: str
+    defaults: Defaults
+    counts: list[int]
+    wish: Wish
+
+
+def make_plan(place: Path, texts: Sequence[str], wish: Wish) -> Plan:
+    """Check everything that can be checked before a video is read and a model loaded.
+
+    Args:
+        place: A video file, a folder of frames or a folder of videos.
+        texts: The questions.
+        wish: How to ask.
+
+    Raises:
+        UsageError: For a question that cannot be asked, options that contradict each other, or an output folder that
+            holds the video under a name that is written.
+        DataError: Where there is no video, or the output folder cannot be written.
+        SetupError: Where the model or rerun-sdk is missing.
+        ProblemList: Where several of these are so.
+    """
+    from rft3d_cli.models.loader import FRESH, defaults_of, find_model, model_problems
+
+    questions, problems = understand_all(texts, wish.task, wish.options)
+    if not texts:
+        problems.append(UsageError("there is no question", 'rft3d infer clip.mp4 "where is the chair"'))
+    if wish.camera_file is not None and wish.fov is not None:
+        problems.append(UsageError("--camera and --fov both say what the camera is", "leave one of them out"))
+    out = wish.out or Path("look") / (named(place).name if place.is_dir() else named(place).stem)
+    videos: list[Path] = []
+    try:
+        videos = find_videos(place)
+        check_out(out)
+    except DataError as error:
+        problems.append(error)
+    collection = is_collection(place, videos) and bool(videos)
+    folders = [out / name for name in folder_names(videos)] if collection else [out]
+    if place.resolve() == out.resolve() or any(
+        video.resolve() in (folder.resolve(), (folder / MOVIE).resolve())
+        for video, folder in zip(videos, folders, strict=False)
+    ):
+        problems.append(UsageError(f"the answer in {out} would be written over {place}", "name another folder: --out"))
+    problems += model_problems(wish.model)
+    if wish.rerun:
+        try:
+            from rft3d_cli.show.rerun import check_rerun
+
+            check_rerun()
+        except Rft3dError as error:
+            problems.append(error)
+    if problems:
+        raise problems[0] if len(problems) == 1 else ProblemList(problems)
+    defaults = defaults_of(wish.model)
+    # Free questions are asked in the words of VSI-Bench's numeric ones, so with as many frames.
+    kinds = ["number" if question.task == "text" else question.task for question in questions]
+    counts = [wish.frames or defaults.frames[kind] for kind in kinds]
+    folder = None if wish.model in FRESH else find_model(wish.model)
+    return Plan(videos, folders, out, collection, questions, str(folder or wish.model), defaults, counts, wish)
+
+
+def ask(plan: Plan, say: Say) -> tuple[dict[str, Any], list[DataError]]:
+    """Ask every question about every video; write and draw the answers.
+
+    Args:
+        plan: What to ask.
         say: Called with a word and a line for people.
 
     Returns:
-        What ``answer.json`` holds, with ``words``: the answer as lines of text.
+        What ``answer.json``, or for a folder of videos ``answers.json``, holds; and what kept videos of a folder from
+        being answered.
 
     Raises:
-        UsageError: For an empty question, or an output folder that holds the video under a name that is written.
-        DataError: Where the video or the camera file cannot be read.
-        SetupError: Where the model is missing.
-        ProblemList: Where both the video and the model are missing.
+        DataError: Where a video that was named by itself cannot be read.
+        UsageError: Where a prompt is longer than the model reads.
     """
     start = time.monotonic()
-    if not question.strip():
-        raise UsageError("the question is empty", 'ask something: "where is the chair"')
-    mark = next((mark for mark in (prompts.IMAGE, *prompts.FORBIDDEN) if mark in question), None)
-    if mark is not None:
-        raise UsageError(f"the question holds {mark}, which stands for a frame", "ask in plain words")
-    if any("\ud800" <= character <= "\udfff" for character in question):
-        raise UsageError("the question is not UTF-8 text", "type it in a terminal that is set to UTF-8")
-    _check(video, model, out)
-    from rft3d_cli.models.loader import FRESH, defaults_of, find_model
+    if plan.defaults.note:
+        say("model", f"{plan.wish.model}: {plan.defaults.note}")
+    speaker = Speaker(plan.wish.model, tags=plan.defaults.tags, max_tokens=plan.wish.max_tokens)
+    if not plan.collection:
+        return _ask_one(plan, plan.videos[0], plan.folders[0], speaker, say), []
+    rows: list[dict[str, Any]] = []
+    lost: list[DataError] = []
+    for video, folder in zip(plan.videos, plan.folders, strict=True):
+        try:
+            rows.append(_ask_one(plan, video, folder, speaker, say))
+        except DataError as error:
+            lost.append(error)
+            rows.append({"video": {"path": str(video)}, "error": error.message})
+            say("failed", error.message)
+    seconds = round(time.monotonic() - start, 2)
+    result = {"schema": 1, "videos": rows, "failed": len(lost), "seconds": seconds}
+    write_json(plan.out / ANSWERS, result)
+    say("wrote", f"{plan.out / ANSWERS}   {duration(seconds)}")
+    return result, lost
 
-    folder = None if model in FRESH else find_model(model)
-    defaults = defaults_of(model)
-    kind = guess_task(question) if task == "auto" else task
-    # Free questions are asked in the words of VSI-Bench's numeric ones, so with as many frames.
-    count = frames or defaults.frames["number" if kind == "text" else kind]
+
+def look(plan: Plan, say: Say) -> tuple[dict[str, Any], list[DataError]]:
+    """What :func:`ask` would ask of what, without a model; arguments and results as there."""
+    rows: list[dict[str, Any]] = []
+    lost: list[DataError] = []
+    for video, folder in zip(plan.videos, plan.folders, strict=True):
+        try:
+            clips, camera = _open(plan, video, say)
+        except DataError as error:
+            if not plan.collection:
+                raise
+            lost.append(error)
+            rows.append({"path": str(video), "error": error.message})
+            continue
+        row = {"path": str(video), "camera": camera.source, "poses": camera.poses is not None, "out": str(folder)}
+        rows.append({**row, "asked": [
+            {"question": q.text, "task": q.task, "options": list(q.options), "unit": q.unit,
+             "frames": clip.indices, "asked": q.prompt(len(clip.indices))}
+            for q, clip in zip(plan.questions, clips, strict=True)
+        ]})  # fmt: skip
+    model = {"name": plan.wish.model, "path": plan.model}
+    return {"schema": 1, "dry_run": True, "model": model, "videos": rows, "failed": len(lost)}, lost
+
+
+def _open(plan: Plan, video: Path, say: Say) -> tuple[list[Frames], Camera]:
+    """The frames that go with each question, and the camera."""
+    sampler = plan.defaults.sampler or SAMPLERS[0]
+    counts = list(dict.fromkeys(plan.counts))
     try:
-        sampler = defaults.sampler or SAMPLERS[0]
-        clip = open_video(video, count, sampler)
+        sets = dict(zip(counts, open_video_sets(video, counts, sampler), strict=True))
     except DataError as error:
-        raise DataError(error.message, error.hint or _ANY_VIDEO) from None
-    say("video", f"{video}  {_facts(clip)} -> {len(clip.images)} frames")
-    for remark in clip.notes:
+        raise DataError(error.message, error.hint or ANY_VIDEO) from None
+    clip = sets[counts[0]]
+    info = clip.info
+    shown = " and ".join(str(len(sets[count].indices)) for count in counts)
+    say("video", f"{video}  {info.width}x{info.height}  {info.rate:.3g} fps  {info.duration:.1f} s -> {shown} frames")
+    for remark in dict.fromkeys(note for found in sets.values() for note in found.notes):
         say("", remark)
-    camera = read_camera(video, (clip.info.width, clip.info.height), file=camera_file, fov=fov)
-    if camera.poses is not None and len(camera.poses) != clip.info.frames:
+    wish = plan.wish
+    camera = read_camera(video, (info.width, info.height), file=wish.camera_file, fov=wish.fov)
+    if camera.poses is not None and len(camera.poses) != info.frames:
         raise DataError(
-            f"{video} has {clip.info.frames:,} frames, and its camera file {len(camera.poses):,} poses",
+            f"{video} has {info.frames:,} frames, and its camera file {len(camera.poses):,} poses",
             "remove the camera file's cam_to_world, or name the file that belongs to the video with --camera",
         )
-    say("camera", _camera_words(camera, fov))
-    if defaults.note:
-        say("model", f"{model}: {defaults.note}")
+    unused = wish.fov is not None and camera.source == "file"
+    say("camera", camera_words(camera, wish.fov) + (f"; --fov {wish.fov:g} is not used" if unused else ""))
+    if unused:
+        say("", f"to use it, move {camera_beside(video)} away")
+    return [sets[count] for count in plan.counts], camera
 
-    prompt = _prompt(kind, question, len(clip.images))
-    text = _generate(model, prompt, clip, max_tokens or MAX_TOKENS[kind], tags=defaults.tags)
-    answer = read_answer(kind, text, len(clip.images), question)
-    written, pictures = draw_answer(answer, clip.images, camera.intrinsic, out)
-    if len(answer.boxes):
-        movie = out / MOVIE
-        _write_video(movie, video, clip, camera, answer, pictures)
-        written.append(movie)
-    words = _words(answer)
-    result = document(
-        answer,
-        question=question,
-        words=words,
-        video={
-            "path": str(video),
-            "width": clip.info.width,
-            "height": clip.info.height,
-            "frames": clip.indices,
-            "times": clip.times,
-            "sampler": sampler,
-            "damaged": clip.damaged,
-        },
-        camera={"source": camera.source, "intrinsic": camera.intrinsic.tolist(), "fov_assumed": _assumed(camera)},
-        model={"name": model, "path": str(folder or model)},
-        files=[str(path) for path in written],
-        seconds=round(time.monotonic() - start, 2),
-    )
-    write_json(out / "answer.json", result)
-    say("wrote", "  ".join(str(path) for path in (*written, out / "answer.json")) + f"   {duration(result['seconds'])}")
+
+def _ask_one(plan: Plan, video: Path, folder: Path, speaker: Speaker, say: Say) -> dict[str, Any]:
+    start = time.monotonic()
+    clips, camera = _open(plan, video, say)
+    if len(plan.questions) > 1:
+        for number, (question, clip) in enumerate(zip(plan.questions, clips, strict=True), 1):
+            say("ask" if number == 1 else "", f"{number} {question.task}, {len(clip.indices)} frames: {question.text}")
+    texts = speaker.answers(str(video.resolve()), plan.questions, clips)
+    answers = [
+        read_answer(question, text, clip.indices, clip.times, plan.defaults.angles)
+        for question, text, clip in zip(plan.questions, texts, clips, strict=True)
+    ]
+    info = clips[0].info
+    frames = clips[0].indices, clips[0].times
+    images = {index: image for clip in clips for index, image in zip(clip.indices, clip.images, strict=True)}
+    if len(clips) > 1:
+        times = {index: at for clip in clips for index, at in zip(clip.indices, clip.times, strict=True)}
+        frames = sorted(times), [times[index] for index in sorted(times)]
+    with appearing(folder) as work:
+        written = _write(work, plan, video, clips, camera, answers, images)
+        result = document(
+            answers,
+            video={
+                "path": str(video),
+                "width": info.width,
+                "height": info.height,
+                "frames": frames[0],
+                "times": frames[1],
+                "sampler": plan.defaults.sampler or SAMPLERS[0],
+                "damaged": any(clip.damaged for clip in clips),
+            },
+            camera={
+                "source": camera.source,
+                "intrinsic": camera.intrinsic.tolist(),
+                "fov_assumed": ASSUMED_FOV if camera.source == "assumed" else None,
+                "poses": camera.poses is not None,
+            },
+            model={"name": plan.wish.model, "path": plan.model},
+            files=[str(folder / path.name) for path in written],
+            seconds=round(time.monotonic() - start, 2),
+        )
+        write_json(work / ANSWER, result)
+    say("wrote", "  ".join([*result["files"], str(folder / ANSWER)]) + f"   {duration(result['seconds'])}")
     return result
 
 
-def _check(video: Path, model: str, out: Path) -> None:
-    """What is missing, all of it at once; and whether what is written would replace what is read."""
-    from rft3d_cli.models.loader import model_problems
+def _write(
+    work: Path,
+    plan: Plan,
+    video: Path,
+    clips: Sequence[Frames],
+    camera: Camera,
+    answers: Sequence[Answer],
+    images: dict[int, Image],
+) -> list[Path]:
+    """Pictures, video and page; returns the files."""
+    from rft3d_cli.show.infer_draw import Drawing, write_moving_video, write_pictures, write_still_video
+    from rft3d_cli.show.viewer import page
 
-    problems: list[Rft3dError] = []
-    if video.resolve() in (out.resolve(), (out / MOVIE).resolve()):
-        problems.append(UsageError(f"the answer in {out} would be written over {video}", "name another folder: --out"))
-    if not video.exists():
-        problems.append(DataError(f"{video} does not exist", _ANY_VIDEO))
-    problems += model_problems(model)
-    if problems:
-        raise problems[0] if len(problems) == 1 else ProblemList(problems)
+    info = clips[0].info
+    drawing = Drawing.of(answers, camera.intrinsic, (info.width, info.height))
+    written = write_pictures(drawing, [clip.images for clip in clips], work)
+    if plan.wish.movie and any(len(answer.boxes) for answer in answers):
+        written.append(work / MOVIE)
+        if camera.poses is not None:
+            write_moving_video(work / MOVIE, drawing, video, info, camera.poses)
+        else:
+            write_still_video(work / MOVIE, drawing, sorted(images.items()))
+    shown = _scene(plan, video, clips, camera, answers, images)
+    write_bytes(work / PAGE, page(shown).encode("utf-8"))
+    written.append(work / PAGE)
+    if plan.wish.rerun:
+        from rft3d_cli.show.rerun import write_rrd
+
+        write_rrd(work / RERUN, shown)
+        written.append(work / RERUN)
+    return written
 
 
-def _facts(clip: Frames) -> str:
-    info = clip.info
-    return f"{info.width}x{info.height}  {info.rate:.3g} fps  {info.duration:.1f} s"
+def _scene(
+    plan: Plan,
+    video: Path,
+    clips: Sequence[Frames],
+    camera: Camera,
+    answers: Sequence[Answer],
+    images: dict[int, Image],
+) -> Scene:
+    """What the page shows: every frame that was shown to the model, once, and every answer."""
+    from PIL import Image as Pillow
+
+    from rft3d_cli.show.viewer import Said, Scene
+
+    order = sorted(images)
+    times = {index: at for clip in clips for index, at in zip(clip.indices, clip.times, strict=True)}
+    size = clips[0].info.width, clips[0].info.height
+    pictures = [
+        image if image.shape[1::-1] == size else np.asarray(Pillow.fromarray(image).resize(size))
+        for image in (images[index] for index in order)
+    ]
+    said = [
+        Said(answer.question.text, answer.words(), order.index(answer.indices[answer.frame]), answer.boxes)
+        for answer in answers
+    ]
+    return Scene(
+        title=named(video).name,
+        images=pictures,
+        times=[times[index] for index in order],
+        intrinsic=camera.intrinsic,
+        poses=None if camera.poses is None else camera.poses[order],
+        path=camera.poses,
+        camera=camera_words(camera, plan.wish.fov),
+        note=f"{plan.wish.model}: {plan.defaults.note}" if plan.defaults.note else "",
+        said=said,
+        assumed=camera.source == "assumed",
+    )
 
 
-def _assumed(camera: Camera) -> float | None:
-    return ASSUMED_FOV if camera.source == "assumed" else None
-
-
-def _camera_words(camera: Camera, fov: float | None) -> str:
+def camera_words(camera: Camera, fov: float | None) -> str:
+    """Where a camera comes from, for people."""
     if camera.source == "file":
         return "from its camera file" + (", with the camera's path" if camera.poses is not None else "")
     if camera.source == "fov":
         return f"field of view {fov:g} degrees, as given"
     return f"unknown: a field of view of {ASSUMED_FOV:g} degrees is assumed (give yours with --fov)"
-
-
-def _prompt(kind: str, question: str, frames: int) -> str:
-    if kind == "detection":
-        return prompts.detection_prompt(frames)
-    if kind == "grounding":
-        return prompts.grounding_prompt(described_object(question), frames)
-    return prompts.vsibench_prompt(question, None)
-
-
-def _generate(name: str, prompt: str, clip: Frames, max_tokens: int, *, tags: bool) -> str:
-    from PIL import Image
-
-    from rft3d_cli.models.inputs import encode_prompt
-    from rft3d_cli.models.loader import load_speaker
-    from rft3d_cli.models.predict import Decoding, generate
-
-    model, processor = load_speaker(name)
-    images = [processor.size(Image.fromarray(image)) for image in clip.images]
-    encoded = encode_prompt(processor, prompt, images, tags=tags)
-    return generate(model, processor, [encoded], Decoding(max_tokens=max_tokens))[0]
-
-
-def _words(answer: Answer) -> list[str]:
-    """The answer as lines of text."""
-    if answer.why:
-        return [f"no box could be read: {answer.why}", *(["the model wrote: " + answer.text] if answer.text else [])]
-    if len(answer.boxes):
-        camera = f"from the camera in frame {answer.frame}"
-        return [f"{label}, {camera}: {describe_box(box)}" for label, box in answer.boxes]
-    if answer.task == "detection":
-        return ["nothing of the kind is in sight"]
-    return [answer.text.strip() or "(no answer)"]
-
-
-def _write_video(
-    path: Path,
-    video: Path,
-    clip: Frames,
-    camera: Camera,
-    answer: Answer,
-    pictures: Sequence[NDArray[np.uint8]],
-) -> None:
-    """The annotated video: boxes in every frame where the camera's path is known, else on the answered frame."""
-    if camera.poses is None or len(camera.poses) > MOST_FRAMES:
-        # Frames as the model saw them, half a second each; the answered one stands longer.
-        shown: list[NDArray[np.uint8]] = []
-        for index, picture in enumerate(pictures):
-            shown += [picture] * (round(2 * HOLD_SECONDS) if index == answer.frame else 1)
-        write_mp4(path, shown, 2)
-        return
-    whole = open_video(video, len(camera.poses))
-    placed = boxes_in_all_frames(answer, camera.poses, camera.poses[clip.indices[answer.frame]])
-    pairs = zip(whole.images, placed, strict=True)
-    write_mp4(path, (draw_boxes(image, boxes, camera.intrinsic) for image, boxes in pairs), clip.info.rate)

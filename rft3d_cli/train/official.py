@@ -37,15 +37,15 @@ def official_metrics(answered: Answered) -> dict[str, float]:
     """
     out: dict[str, float] = {}
     if found := _named([pair for pair in answered if pair[0].task == "detection"]):
-        document = detection.score(*found).document
+        document = detection.score(*found, intervals=False, visibility=False).document
         out["official_f1"] = document["micro"]["f1"] / 100
         out["official_f1_20"] = document["classes_20"]["f1"] / 100
     if found := _named([pair for pair in answered if pair[0].task == "grounding" and pair[0].camera is not None]):
-        overall = scanrefer.score(*found).document["overall"]
+        overall = scanrefer.score(*found, intervals=False).document["overall"]
         for name in ("acc@0.25", "acc@0.5"):
             out[f"official_{name}"] = overall[name] / 100
     if found := _named([pair for pair in answered if _is_vsibench(pair[0])]):
-        out["official_overall"] = vsibench.score(*found).document["overall"] / 100
+        out["official_overall"] = vsibench.score(*found, intervals=False).document["overall"] / 100
     return out
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import BOX, BOX_TEXT, DETECTION_ANSWER, GROUNDING_ANSWER, Shown, World, inside, record, run
 
+from rft3d_cli.models import predict
 from rft3d_cli.records import Record, write_records
 
 FAR = [3.0, 0.0, 5.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0]
@@ -77,6 +79,7 @@ EXPECTED = {
     "vsibench": {"overall": (100 + 70 + 50) / 3, "overall_micro": (100 + 70 + 100 + 0) / 4, "incomplete": True},
 }
 BENCHMARKS = list(RECORDS)
+DETAIL = {"id", "score", "parts", "answer", "why", "scene", "dataset", "question_type", "subset"}
 OF_WORLD = {"detection": "detection", "scanrefer": "grounding", "vsibench": "number"}
 
 Evaluate = Callable[..., Shown]
@@ -116,7 +119,7 @@ def test_saved_predictions_are_scored(evaluate, benchmark):
     assert matches(document, EXPECTED[benchmark]), document
     head = ("schema", "benchmark", "scorer", "answer_style", "n", "missing", "unreadable", "unknown_ids")
     assert [document[key] for key in head] == [1, benchmark, "official", "direct", len(RECORDS[benchmark]), 0, 0, 0]
-    assert document["predictions"] == f"{benchmark}-said.jsonl"
+    assert document["predictions"] == {"file": f"{benchmark}-said.jsonl", "format": "rft3d", "notes": []}
     assert (document["data"]["file"], document["data"]["records"]) == (f"{benchmark}.jsonl", len(RECORDS[benchmark]))
 
 
@@ -140,7 +143,7 @@ def test_a_folder_gets_the_document_and_a_file_every_record(evaluate, tmp_path, 
     assert "wrote   scores/mine/result.json" in shown.err
     details = [json.loads(line) for line in Path("why/details.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [detail["id"] for detail in details] == [record.id for record in RECORDS[benchmark]]
-    assert all({"id", "score", "parts", "answer", "why"} == set(detail) for detail in details)
+    assert all(set(detail) == DETAIL for detail in details)
     assert all(0 <= detail["score"] <= 1 for detail in details)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -311,17 +314,18 @@ def test_a_model_that_knows_the_answers_scores_100(rft3d, world, taught, benchma
     about = document["model"]
     # Two frames: what its records have and what it was trained on, not the 32 of the field.
     assert (about["name"], about["frames"]) == (str(taught), 2)
-    assert about["decoding"] == {"greedy": True, "max_tokens": 40}
+    assert about["decoding"] == {"greedy": True, "max_tokens": 40, "repetition_penalty": 1.0}
     assert set(about["sha256"]) == {"model.safetensors"}
     wanted = {"detection": DETECTION_ANSWER, "scanrefer": GROUNDING_ANSWER, "vsibench": "1"}[benchmark]
     (line,) = Path("scores/predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert json.loads(line) == {"id": OF_WORLD[benchmark], "prediction": wanted}
+    answer = json.loads(line)
+    assert (answer["id"], answer["prediction"]) == (OF_WORLD[benchmark], wanted)
 
 
 def test_saved_answers_of_a_model_score_as_the_model_did(rft3d, world, taught):
     first = score_world(world, "detection", taught, "--json", "--out", "scores").document
     again = rft3d("evaluate", "detection", "-d", world.records, "-p", "scores/predictions.jsonl", "--json").document
-    changing = {"time", "model", "predictions"}
+    changing = {"run", "model", "predictions"}
     assert {key: first[key] for key in first.keys() - changing} == {key: again[key] for key in again.keys() - changing}
 
 
@@ -329,14 +333,15 @@ def test_a_model_that_knows_nothing_gets_a_result_too(rft3d, world):
     shown = score_world(world, "detection", world.fresh, "--json")
     assert shown.document["micro"]["tp"] == 0
     assert shown.document["unreadable"] == 1
-    assert "wrote   eval/detection/result.json" in shown.err
-    assert json.loads(Path("eval/detection/result.json").read_text(encoding="utf-8")) == shown.document
+    assert "wrote   eval/detection/fresh/result.json" in shown.err
+    assert json.loads(Path("eval/detection/fresh/result.json").read_text(encoding="utf-8")) == shown.document
 
 
 def test_sampled_answers_follow_their_seed(rft3d, world):
     texts = []
     for seed in (1, 1, 2):
-        shown = score_world(world, "detection", world.fresh, "--sample", "--seed", seed, "--out", "scores", "--json")
+        options = ("--sample", "--seed", seed, "--out", "scores", "--fresh", "--json")
+        shown = score_world(world, "detection", world.fresh, *options)
         assert shown.document["model"]["decoding"]["seed"] == seed
         texts.append(Path("scores/predictions.jsonl").read_text(encoding="utf-8"))
     assert texts[0] == texts[1] != texts[2]
@@ -345,7 +350,7 @@ def test_sampled_answers_follow_their_seed(rft3d, world):
 def test_a_dry_run_says_what_would_be_asked_and_writes_nothing(rft3d, world, tmp_path):
     shown = score_world(world, "detection", world.fresh, "--dry-run")
     assert (shown.code, shown.out) == (0, "")
-    assert f"would ask {world.fresh} 1 questions and write eval/detection/" in shown.err
+    assert f"would ask {world.fresh} 1 questions and write eval/detection/fresh/" in shown.err
     assert not any(tmp_path.iterdir())
 
 
@@ -368,3 +373,61 @@ def test_only_the_media_that_are_asked_about_must_be_there(rft3d, world):
     line = ("evaluate", "detection", "-d", world.folder / "half.jsonl", "--model", world.fresh, "--dry-run")
     assert rft3d(*line).code == 3
     assert rft3d(*line, "--limit", 1).code == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "options", "penalty"),
+    [
+        pytest.param(1.05, (), 1.05, id="a model from elsewhere brings one"),
+        pytest.param(None, (), 1.0, id="or does not"),
+        pytest.param("much", (), 1.0, id="or says nonsense"),
+        pytest.param(1.05, ("--repetition-penalty", 1), 1.0, id="the command decides"),
+    ],
+)
+def test_the_repetition_penalty_is_the_checkpoint_s_and_said(rft3d, world, tmp_path, known, options, penalty):
+    model = tmp_path / "theirs"
+    shutil.copytree(world.fresh, model)
+    (model / "rft3d.json").unlink(missing_ok=True)
+    habits = json.loads((model / "generation_config.json").read_text()) if known is None else {}
+    habits.pop("repetition_penalty", None)
+    habits |= {} if known is None else {"repetition_penalty": known}
+    (model / "generation_config.json").write_text(json.dumps(habits), encoding="utf-8")
+    if isinstance(known, str):
+        shown = score_world(world, "vsibench", model, "--dry-run")
+        assert shown.code == 0
+        return
+    document = score_world(world, "vsibench", model, *options, "--json").document
+    assert document["model"]["decoding"]["repetition_penalty"] == penalty
+
+
+@pytest.mark.parametrize(
+    ("style", "longest", "asks"), [("direct", 16, "a single word or phrase."), ("think", 1024, "between <think> and")]
+)
+def test_thinking_is_asked_for_with_a_limit_of_its_own(rft3d, world, monkeypatch, style, longest, asks):
+    seen = []
+
+    def answer_batch(model: object, processor: object, prompts: list, decoding: predict.Decoding, first: int) -> list:
+        seen.append(decoding.max_tokens)
+        seen.append(processor.tokenizer.decode(prompts[0].input_ids))
+        return ["<think>two</think><answer>1</answer>"] * len(prompts)
+
+    monkeypatch.setattr(predict, "answer_batch", answer_batch)
+    line = ("evaluate", "vsibench", "-d", world.records, "--model", world.fresh, "--answer-style", style, "--json")
+    document = rft3d(*line).document
+    assert seen[0] == longest
+    assert asks in seen[1]
+    assert document["overall"] == (100.0 if style == "think" else 0.0)
+
+
+def test_quiet_prints_the_headline_number_alone(evaluate):
+    shown = evaluate("vsibench", "--quiet")
+    assert (shown.code, shown.out, shown.err) == (0, "73.3\n", "")
+    assert evaluate("vsibench", "--quiet", "--json").code == 2
+
+
+def test_brief_is_the_same_score_without_the_rest(evaluate):
+    whole, brief = evaluate("vsibench", "--json").document, evaluate("vsibench", "--brief", "--json").document
+    assert brief["overall"] == whole["overall"]
+    assert brief["intervals"] == {}
+    assert "other_scorer" not in brief
+    assert set(brief) == set(whole) - {"other_scorer"}

@@ -56,7 +56,8 @@ def test_the_document_says_what_was_asked_how_and_what_came_of_it(shown: Shown, 
     assert document["schema"] == 1
     assert document["model"]["name"] == str(taught)
     assert document["decoding"] == {
-        "greedy": False, "max_tokens": 90, "temperature": 1.0, "top_p": 1.0, "seed": 0, "batch": 32,
+        "greedy": False, "max_tokens": 90, "repetition_penalty": 1.0, "temperature": 1.0, "top_p": 1.0, "seed": 0,
+        "batch": 32,
     }  # fmt: skip
     assert (document["n"], document["skipped"], document["score"]) == (8, 1, "own")
     assert {task: part["n"] for task, part in document["tasks"].items()} == {

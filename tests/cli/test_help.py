@@ -58,11 +58,57 @@ def test_every_command_has_two_examples_whose_options_exist(path):
     found = COMMANDS[path]
     known = {name for parameter in found.params for name in [*parameter.opts, *parameter.secondary_opts]}
     examples = [line for line in (found.epilog or "").split("\n\n") if line.startswith("$ rft3d ")]
-    assert len(examples) == 2
+    assert len(examples) >= 2
     for example in examples:
         words = shlex.split(example.partition(" > ")[0])[2:]
         assert tuple(words[: len(path)]) == path
         assert {word for word in words if re.fullmatch("--?[a-z][a-z-]*", word)} <= known
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=" ".join)
+def test_every_command_has_a_form_for_programs_and_a_short_one(path):
+    known = {name for parameter in COMMANDS[path].params for name in parameter.opts}
+    assert {"--json", "--quiet", "-q"} <= known
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: " ".join(path) or "rft3d")
+def test_every_group_has_an_example(path):
+    assert "rft3d " in (COMMANDS[path].epilog or "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("recipes list", "recipes show det", "recipes copy det", "recipes cluster", "recipes check", "recipes keys"),
+        *("rewards list", "rewards explain mra", "rewards check r.jsonl", "rewards score r.jsonl p.jsonl"),
+        *("models list", "models check tiny", "models merge a -o b", "models export a -o b --layout plain"),
+        *("models create-tiny a", "headroom r.jsonl", "sft -r tiny-sft", "grpo -r tiny-det", "demo", "doctor"),
+    ],
+)
+def test_one_form_at_a_time(rft3d, line):
+    shown = rft3d(*line.split(), "--json", "--quiet")
+    assert (shown.code, shown.out, shown.errors) == (2, "", ["--json and --quiet exclude each other"])
+
+
+@pytest.mark.parametrize(
+    ("line", "printed"),
+    [
+        pytest.param("recipes list", r"(?s)tiny-det\n.*\ndet\n.*", id="recipes list"),
+        pytest.param("recipes show det", r".*/det\.yaml\n", id="recipes show"),
+        pytest.param("recipes copy det", r"det\.yaml\n", id="recipes copy"),
+        pytest.param("recipes cluster", r"cluster\n", id="recipes cluster"),
+        pytest.param("recipes check det", r"", id="recipes check"),
+        pytest.param("recipes keys model.lora", r"(model\.lora(\.\w+)?\n){5}", id="recipes keys"),
+        pytest.param("rewards list", r"(\w+\n){10}", id="rewards list"),
+        pytest.param("rewards explain mra", r"\w[^\n]+\n", id="rewards explain"),
+        pytest.param("models list", r"(?s)tiny\n.*", id="models list"),
+        pytest.param("models check tiny", r".*/tiny\n", id="models check"),
+    ],
+)
+def test_quiet_prints_the_main_thing_and_nothing_else(rft3d, line, printed):
+    shown = rft3d(*line.split(), "--quiet")
+    assert (shown.code, shown.err) == (0, "")
+    assert re.fullmatch(printed, shown.out), shown.out
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "rft3d")
@@ -119,6 +165,18 @@ print("ran", {len(lines)})
     assert (found.returncode, found.stdout) == (0, f"ran {len(lines)}\n"), found.stderr
 
 
+def test_a_command_reads_its_parameters_when_they_are_asked_for():
+    fresh = dict(walk(typer.main.get_command(cli.app)))
+    assert not any("params" in vars(fresh[path]) for path in LEAVES)
+    for path in LEAVES:
+        assert fresh[path].name == path[-1]
+        assert fresh[path].help
+        assert [parameter.name for parameter in fresh[path].params], path
+        assert "params" in vars(fresh[path])
+    with pytest.raises(AttributeError):
+        fresh[LEAVES[0]].no_such_thing  # noqa: B018
+
+
 def seconds(*words: str) -> float:
     """The processor time of one run."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -156,8 +214,10 @@ def test_help_and_version_answer_at_once(word):
         pytest.param("evaluat", "No such command 'evaluat'. Did you mean 'evaluate'?", "rft3d --help", id="command"),
         pytest.param("recipes shw", "No such command 'shw'. Did you mean 'show'?", "rft3d recipes --help", id="inner"),
         pytest.param("infer", "Missing argument 'VIDEO'", "rft3d infer --help", id="no argument"),
-        pytest.param("infer a.mp4", "Missing argument 'QUESTION'", "rft3d infer --help", id="half the arguments"),
-        pytest.param("infer a b c", "Got unexpected extra argument(s) (c)", "rft3d infer --help", id="unquoted"),
+        pytest.param("infer a.mp4", "Invalid value for 'QUESTION...'", "rft3d infer --help", id="half the arguments"),
+        pytest.param(
+            "doctor now", "Got unexpected extra argument(s) (now)", "rft3d doctor --help", id="an argument too many"
+        ),
         pytest.param("sft", "Missing option '--recipe' / '-r'", "rft3d sft --help", id="no option"),
         pytest.param("sft -r x --ot y", "No such option: --ot", "rft3d sft --help", id="option"),
         pytest.param(

@@ -29,6 +29,8 @@ from rft3d_cli.video import probe, read_frames, write_mp4
 BEHIND = [[-1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 CAMERA = {"intrinsic": INTRINSIC, "image_size": [WIDTH, HEIGHT]}
 
+BOTH = ["scene.html", "video.mp4"]
+
 Ask = Callable[..., Shown]
 
 
@@ -47,6 +49,15 @@ def focal(degrees: float, width: int = WIDTH) -> float:
     return float(width / 2 / np.tan(np.radians(degrees) / 2))
 
 
+LARGER = 5
+"""How many times a frame of the clip is enlarged, so that what is drawn on it can be read."""
+
+
+def enlarged(image: np.ndarray) -> np.ndarray:
+    size = (LARGER * image.shape[1], LARGER * image.shape[0])
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
 def drawn(picture: np.ndarray, original: np.ndarray) -> np.ndarray:
     """Where a picture differs from what it was drawn on by more than an encoder's noise."""
     return np.abs(picture.astype(int) - original.astype(int)).max(axis=2) > 60
@@ -62,7 +73,7 @@ def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
         "size 0.60 x 0.60 x 0.60 m, turned 0 degrees\n"
     )
     assert (shown.code, shown.out) == (0, words)
-    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame01.png", "video.mp4"]
+    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame01.png", *BOTH]
     answer = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
     assert (answer["task"], answer["text"], answer["frame"], answer["unreadable"]) == (
         "grounding",
@@ -72,25 +83,26 @@ def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
     )
     assert answer["boxes"] == [{"label": "chair", "bbox_3d": BOX}]
     assert answer["question"] == "where is the chair?"
-    assert answer["files"] == ["look/my/frame01.png", "look/my/video.mp4"]
+    assert answer["files"] == ["look/my/frame01.png", "look/my/video.mp4", "look/my/scene.html"]
     assert answer["video"]["frames"] == [0, FRAMES - 1]
     assert answer["video"]["times"] == [0.0, (FRAMES - 1) / RATE]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_the_picture_is_the_answered_frame_with_the_box_on_it(ask):
+def test_the_picture_is_the_answered_frame_enlarged_with_the_box_on_it(ask):
     assert ask("where is the chair").code == 0
     picture = np.asarray(Image.open("look/my/frame01.png"))
-    frame = read_frames("my.mp4", FRAMES).images[-1]
-    assert picture.shape == (HEIGHT, WIDTH, 3)
+    frame = enlarged(read_frames("my.mp4", FRAMES).images[-1])
+    assert picture.shape == frame.shape
     rows, columns = np.nonzero(drawn(picture, frame))
     # The near face of the box is 1.7 m away, and the assumed camera sees 58 degrees.
-    left = (WIDTH - 1) / 2 + focal(58) * (0.1 - 0.3) / 1.7
-    right = (WIDTH - 1) / 2 + focal(58) * (0.1 + 0.3) / 1.7
-    bottom = (HEIGHT - 1) / 2 + focal(58) * (0.1 + 0.3) / 1.7
-    assert abs(columns.min() - left) < 3
-    assert abs(rows.max() - bottom) < 3
-    assert columns.max() >= right - 3
+    width, height = LARGER * WIDTH, LARGER * HEIGHT
+    left = (width - 1) / 2 + focal(58, width) * (0.1 - 0.3) / 1.7
+    right = (width - 1) / 2 + focal(58, width) * (0.1 + 0.3) / 1.7
+    bottom = (height - 1) / 2 + focal(58, width) * (0.1 + 0.3) / 1.7
+    assert abs(columns.min() - left) < 4
+    assert abs(rows.max() - bottom) < 4
+    assert columns.max() >= right - 4
 
 
 def test_without_a_camera_path_the_video_holds_the_answered_frame(ask):
@@ -99,7 +111,7 @@ def test_without_a_camera_path_the_video_holds_the_answered_frame(ask):
     assert (movie.info.frames, movie.info.rate) == (5, pytest.approx(2))
     first, *rest = movie.images
     shown = np.asarray(Image.open("look/my/frame01.png"))
-    assert np.abs(first.astype(int) - read_frames("my.mp4", 1).images[0]).mean() < 6
+    assert np.abs(first.astype(int) - enlarged(read_frames("my.mp4", 1).images[0])).mean() < 6
     assert all(np.abs(image.astype(int) - shown).mean() < 6 for image in rest)
 
 
@@ -109,7 +121,7 @@ def test_without_a_camera_path_the_video_holds_the_answered_frame(ask):
         pytest.param("where is the chair", "grounding", None, 1, id="where"),
         pytest.param("Find the chair.", "grounding", None, 1, id="find"),
         pytest.param("find every chair", "detection", None, 1, id="every"),
-        pytest.param("how many chairs are there", "text", 1.0, 0, id="how many"),
+        pytest.param("how many chairs are there", "number", 1.0, 0, id="how many"),
     ],
 )
 def test_the_kind_of_a_question_is_told_from_its_words(ask, question, task, value, boxes):
@@ -117,7 +129,7 @@ def test_the_kind_of_a_question_is_told_from_its_words(ask, question, task, valu
     assert (document["task"], document["value"], len(document["boxes"])) == (task, value, boxes)
     # As many frames as the model was trained on for this kind.
     assert len(document["video"]["frames"]) == 2
-    assert {Path(file).suffix for file in document["files"]} == ({".png", ".mp4"} if boxes else set())
+    assert {Path(file).suffix for file in document["files"]} == {".html", *([".png", ".mp4"] if boxes else [])}
 
 
 def test_the_kind_can_be_said(ask):
@@ -161,7 +173,7 @@ def test_json_is_what_the_file_holds_and_quiet_is_the_answer_alone(ask):
 
 def test_facts_go_to_stderr(ask):
     shown = ask("where is the chair", "--out", "o")
-    for words in ("my.mp4  96x64  4 fps  2.0 s -> 2 frames", "wrote   o/frame01.png  o/video.mp4  o/answer.json"):
+    for words in ("my.mp4  96x64  4 fps  2.0 s -> 2 frames", "wrote   o/frame01.png  o/video.mp4  o/scene.html"):
         assert words in shown.err
         assert words not in shown.out
 
@@ -172,8 +184,8 @@ def test_an_answer_that_cannot_be_read_is_told_as_it_is(rft3d, world):
     assert shown.out.startswith("no box could be read: ")
     answer = json.loads(Path("look/clip/answer.json").read_text(encoding="utf-8"))
     assert answer["unreadable"]
-    assert (answer["boxes"], answer["frame"], answer["files"]) == ([], None, [])
-    assert [path.name for path in Path("look/clip").iterdir()] == ["answer.json"]
+    assert (answer["boxes"], answer["frame"], answer["files"]) == ([], None, ["look/clip/scene.html"])
+    assert sorted(path.name for path in Path("look/clip").iterdir()) == ["answer.json", "scene.html"]
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(ask, monkeypatch):
@@ -222,9 +234,9 @@ def test_with_a_camera_path_the_box_stays_where_it_is(ask):
     assert ask("where is the chair").code == 0
     movie = read_frames("look/my/video.mp4", FRAMES)
     assert (movie.info.frames, movie.info.rate) == (FRAMES, pytest.approx(RATE))
-    counts = [drawn(new, old).sum() for new, old in zip(movie.images, clip_pictures(), strict=True)]
-    assert max(counts[:half]) == 0
-    assert min(counts[half:]) > 50
+    counts = [drawn(new, enlarged(old)).sum() for new, old in zip(movie.images, clip_pictures(), strict=True)]
+    # Two ways of enlarging differ along the block's outline.
+    assert 3 * max(counts[:half]) < min(counts[half:])
 
 
 @pytest.mark.parametrize(
@@ -234,6 +246,10 @@ def test_with_a_camera_path_the_box_stays_where_it_is(ask):
         pytest.param("[]", "is wrong", id="a list"),
         pytest.param('{"intrinsic": [[1]]}', "is wrong", id="a number"),
         pytest.param(json.dumps({**CAMERA, "image_size": [0, 0]}), "image_size [0, 0] is empty", id="no size"),
+        pytest.param(json.dumps({"image_size": [96, 64]}), "'intrinsic' is missing", id="no intrinsic"),
+        pytest.param(json.dumps({**CAMERA, "image_size": [64, 96]}), "another shape", id="an upright picture's"),
+        pytest.param(json.dumps({**CAMERA, "intrinsic": [[0] * 3] * 3}), "not positive", id="no focal length"),
+        pytest.param("[" * 100_000, "is wrong", id="deep"),
         pytest.param(
             json.dumps({**CAMERA, "intrinsic": [[float("nan")] * 3] * 3}), "numbers that are not finite", id="NaN"
         ),
@@ -265,7 +281,7 @@ def test_a_folder_of_frames_is_a_video(ask, monkeypatch):
         Image.fromarray(picture).save(f"frames/{number}.png")
     document = ask("where is the chair", "--json", video="frames").document
     assert document["video"]["frames"] == [0, FRAMES - 1]
-    assert document["files"] == ["look/frames/frame01.png", "look/frames/video.mp4"]
+    assert document["files"] == [f"look/frames/{name}" for name in ("frame01.png", "video.mp4", "scene.html")]
     monkeypatch.chdir("frames")
     assert ask("how many chairs are there", "--json", video=".").document["video"]["path"] == "."
     assert Path("look/frames/answer.json").is_file()
@@ -303,6 +319,188 @@ def test_a_folder_of_frames_is_no_place_for_the_answer(ask):
     shown = ask("where is the chair", "--out", "frames", video="frames")
     assert shown.code == 2
     assert [path.name for path in Path("frames").iterdir()] == ["frame00.png"]
+
+
+# ---- Several questions, several videos
+
+THREE = ("find every chair", "how many chairs are there", "where is the chair")
+
+
+def test_several_questions_are_one_document_and_files_that_do_not_meet(ask):
+    shown = ask(*THREE)
+    lines = shown.out.splitlines()
+    assert lines[0::2] == list(THREE)
+    assert [line[:9] for line in lines[1::2]] == ["  chair, ", "  1", "  chair, "]
+    document = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
+    names = ["frame00-1.png", "frame01-3.png", "video.mp4", "scene.html"]
+    assert document["files"] == [f"look/my/{name}" for name in names]
+    assert sorted(path.name for path in Path("look/my").iterdir()) == sorted([*names, "answer.json"])
+    assert [answer["task"] for answer in document["answers"]] == ["detection", "number", "grounding"]
+    assert [answer["question"] for answer in document["answers"]] == list(THREE)
+    assert not {"question", "task", "boxes", "value"} & set(document)
+    page = Path("look/my/scene.html").read_text(encoding="utf-8")
+    assert all(question in page for question in THREE)
+
+
+def test_answers_always_hold_the_list_and_a_single_answer_also_stands_at_the_top(ask):
+    document = ask("where is the chair", "--json").document
+    (answer,) = document["answers"]
+    top = {key: document[key] for key in answer if key not in ("frames", "times")}
+    assert top == {key: answer[key] for key in top}
+    assert (answer["frames"], answer["times"]) == (document["video"]["frames"], document["video"]["times"])
+
+
+def test_together_questions_are_answered_as_alone(ask):
+    alone = [ask(question, "--json", "--no-video").document["answers"][0] for question in THREE]
+    assert ask(*THREE, "--json", "--no-video").document["answers"] == alone
+
+
+def test_the_model_is_loaded_once_and_every_video_decoded_once(ask, monkeypatch):
+    from rft3d_cli import _video_plan
+    from rft3d_cli.models import loader
+
+    calls: list[str] = []
+    load, decode = loader.load_speaker, _video_plan.decode_frames
+    monkeypatch.setattr(loader, "load_speaker", lambda name: calls.append("load") or load(name))
+    monkeypatch.setattr(_video_plan, "decode_frames", lambda *a: calls.append("decode") or decode(*a))
+    Path("videos").mkdir()
+    for name in ("a", "b"):
+        Path(f"videos/{name}.mp4").write_bytes(Path("my.mp4").read_bytes())
+    assert ask(*THREE, "--no-video", video="videos").code == 0
+    assert sorted(calls) == ["decode", "decode", "load"]
+
+
+def test_questions_come_from_a_file_too(ask):
+    Path("q.txt").write_text("\ufeffhow many chairs are there\n\n  where is the chair \n", encoding="utf-8")
+    shown = run("infer", "my.mp4", "--questions", "q.txt", "--dry-run", "--json")
+    (video,) = shown.document["videos"]
+    assert [row["question"] for row in video["asked"]] == ["how many chairs are there", "where is the chair"]
+    both = run("infer", "my.mp4", "find every chair", "--questions", "q.txt", "--dry-run", "--json").document
+    assert [row["task"] for row in both["videos"][0]["asked"]] == ["detection", "number", "grounding"]
+
+
+def test_a_folder_of_videos_is_answered_one_by_one_and_a_broken_one_stops_none(ask):
+    Path("videos").mkdir()
+    for name in ("10.mp4", "9.mp4"):
+        Path(f"videos/{name}").write_bytes(Path("my.mp4").read_bytes())
+    Path("videos/11.mp4").write_bytes(b"no video")
+    Path("videos/notes.txt").write_text("not one", encoding="utf-8")
+    shown = ask("where is the chair", "--no-video", video="videos")
+    assert shown.code == 3
+    assert [line.split(",")[0].strip() for line in shown.out.splitlines()] == [
+        "videos/9.mp4", "chair", "videos/10.mp4", "chair",
+    ]  # fmt: skip
+    assert ["videos/11.mp4 is not a video" in error for error in shown.errors] == [True]
+    index = json.loads(Path("look/videos/answers.json").read_text(encoding="utf-8"))
+    assert [Path(row["video"]["path"]).name for row in index["videos"]] == ["9.mp4", "10.mp4", "11.mp4"]
+    assert (index["failed"], "is not a video" in index["videos"][2]["error"]) == (1, True)
+    assert index["videos"][0] == json.loads(Path("look/videos/9/answer.json").read_text(encoding="utf-8"))
+    assert sorted(path.name for path in Path("look/videos").iterdir()) == ["10", "9", "answers.json"]
+
+
+def test_the_page_comes_with_every_answer(ask):
+    for question in ("where is the chair", "how many chairs are there"):
+        assert ask(question, "--no-video").code == 0
+        page = Path("look/my/scene.html").read_text(encoding="utf-8")
+        assert page.startswith("<!doctype html>")
+        assert question in page
+        assert not list(Path("look/my").glob("*.mp4"))
+
+
+def test_a_second_answer_leaves_none_of_the_first_one_s_pictures(ask):
+    assert ask("where is the chair").code == 0
+    Path("look/my/mine.txt").write_text("kept", encoding="utf-8")
+    assert ask("how many chairs are there").code == 0
+    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "mine.txt", "scene.html"]
+
+
+def test_a_stop_while_pictures_are_written_leaves_the_earlier_answer_whole(ask, monkeypatch):
+    assert ask("where is the chair").code == 0
+    before = {path.name: path.read_bytes() for path in Path("look/my").iterdir()}
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rft3d_cli.show.infer_draw.write_still_video", stop)
+    assert ask("find every chair").code == 130
+    assert {path.name: path.read_bytes() for path in Path("look/my").iterdir()} == before
+    assert ask("find every chair", "--out", "fresh/one").code == 130
+    assert not Path("fresh/one").exists()
+
+
+def test_a_dry_run_says_what_would_be_asked_and_loads_and_writes_nothing(ask, monkeypatch):
+    monkeypatch.setattr("rft3d_cli.models.loader.load_speaker", lambda *args: pytest.fail("the model was loaded"))
+    shown = ask("how far is the bed from the desk?", "which is larger? A. bed B. desk", "--dry-run")
+    assert shown.out.splitlines() == [
+        "my.mp4 -> look/my",
+        "  number in m, 2 frames: how far is the bed from the desk?",
+        "  choice, 32 frames: which is larger? A. bed B. desk",
+    ]
+    assert not Path("look").exists()
+
+
+# ---- What cannot be done
+
+FILM = ("infer", "my.mp4")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "problems"),
+    [
+        pytest.param([*FILM], 2, ["ask something, or name a file"], id="no question"),
+        pytest.param([*FILM, " "], 2, ["the question is empty"], id="empty question"),
+        pytest.param([*FILM, "a", "", "<image>"], 2, ["question 2 is empty", "question 3 holds <im"], id="two of 3"),
+        pytest.param([*FILM, "caf\udce9"], 2, ["not UTF-8 text"], id="surrogate"),
+        pytest.param([*FILM, "which", "--task", "choice"], 2, ["a choice without options"], id="no options"),
+        pytest.param([*FILM, "which", "--options", "bed"], 2, ["--options holds 1 options"], id="one option"),
+        pytest.param([*FILM, "which", "--options", "a,,b"], 2, ["has an empty option"], id="empty option"),
+        pytest.param([*FILM, "which", "--options", "bed,Bed"], 2, ["names an option twice"], id="option twice"),
+        pytest.param([*FILM, "? A. x B. y", "--options", "a,b"], 2, ["--options gives others"], id="options twice"),
+        pytest.param([*FILM, "a", "--fov", "60", "--camera", "c.json"], 2, ["--camera and --fov"], id="two cameras"),
+        pytest.param([*FILM, "a", "--camera", "c.json"], 3, ["camera file c.json cannot be read"], id="no camera"),
+        pytest.param([*FILM, "a", "--camera", "."], 3, ["camera file . cannot be read"], id="camera is a folder"),
+        pytest.param([*FILM, "a", "--camera", "my.mp4"], 3, ["camera file my.mp4 is wrong"], id="camera is a video"),
+        pytest.param([*FILM, "--questions", "q.txt"], 3, ["q.txt cannot be read"], id="no question file"),
+        pytest.param([*FILM, "--questions", "void.txt"], 3, ["void.txt holds no question"], id="empty question file"),
+        pytest.param([*FILM, "--questions", "my.mp4"], 3, ["my.mp4 is not UTF-8 text"], id="questions are a video"),
+        pytest.param(["infer", "note.txt", "a"], 3, ["note.txt is not a video"], id="text for a video"),
+        pytest.param(["infer", "none.mp4", "a"], 3, ["none.mp4 does not exist"], id="no video"),
+        pytest.param(["infer", "empty", "a"], 3, ["empty holds neither frames nor videos"], id="folder of neither"),
+        pytest.param([*FILM, "a", "--out", "note.txt"], 3, ["note.txt is a file"], id="out is a file"),
+        pytest.param([*FILM, "a", "--out", "note.txt/x"], 3, ["cannot be written"], id="out in a file"),
+        pytest.param([*FILM, "a", "--out", "/proc/x"], 3, ["/proc/x cannot be written"], id="read-only out"),
+        pytest.param([*FILM, "a", "--frames", "0"], 2, ["--frames"], id="no frames"),
+        pytest.param(["infer", "none.mp4", "", "--model", "./none", "--out", "note.txt"], 2,
+                     ["the question is empty", "none.mp4 does not exist", "model ./none"], id="all at once"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_said_before_the_model_is_loaded(rft3d, world, monkeypatch, words, code, problems):
+    monkeypatch.setattr("rft3d_cli.models.loader.load_speaker", lambda *args: pytest.fail("the model was loaded"))
+    Path("my.mp4").write_bytes(world.clip.read_bytes())
+    Path("note.txt").write_text("hello\n" * 9, encoding="utf-8")
+    Path("void.txt").write_text("\n \n", encoding="utf-8")
+    Path("empty").mkdir()
+    shown = rft3d(*words)
+    assert shown.code == code
+    assert len(shown.errors) == len(problems), shown.err
+    assert all(any(problem in error for error in shown.errors) for problem in problems), shown.err
+    assert shown.hint
+    assert not Path("look").exists()
+
+
+def test_a_camera_file_wins_over_a_field_of_view_and_says_so(ask):
+    Path("my.camera.json").write_text(json.dumps(CAMERA), encoding="utf-8")
+    shown = ask("where is the chair", "--fov", 70, "--dry-run")
+    assert "from its camera file; --fov 70 is not used" in shown.err
+
+
+def test_rerun_is_missing_before_the_model_is_loaded(ask, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("rft3d_cli.models.loader.load_speaker", lambda *args: pytest.fail("the model was loaded"))
+    shown = ask("where is the chair", "--rerun")
+    assert shown.code == 4
+    assert "rerun-sdk" in shown.errors[0]
+    assert shown.hint == 'pip install "rft3d[rerun]"'
 
 
 # ---- The shipped model

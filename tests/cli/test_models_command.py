@@ -19,7 +19,7 @@ HUB = [name for name, known in KNOWN.items() if known.home == "hub"]
 @pytest.fixture(autouse=True)
 def _no_cache(tmp_path_factory, monkeypatch):
     """An empty cache of the hub, whatever this machine has."""
-    import huggingface_hub
+    import huggingface_hub.file_download
 
     folder = str(tmp_path_factory.mktemp("hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", folder)

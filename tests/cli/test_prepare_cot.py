@@ -112,6 +112,16 @@ def test_numbers_hold_from_a_stated_accuracy(at_least: str, there: bool, records
     assert ("example-number-cot1" in kept(tmp_path / "thoughts.jsonl")) == there
 
 
+def test_wrong_answers_are_kept_where_asked_and_nothing_else_that_does_not_hold(records: Path, tmp_path: Path) -> None:
+    outputs = say(tmp_path / "teacher.jsonl", choice=[chain("A")], number=[chain("2.5", ""), chain("99")])
+    good(f"cot {records} --outputs {outputs} -o {tmp_path}/any.jsonl --any-answer")
+    assert {name: record.answer for name, record in kept(tmp_path / "any.jsonl").items()} == {
+        "example-choice-cot1": chain("A"),
+        "example-number-cot1": chain("99"),
+    }
+    assert json.loads((tmp_path / "any.card.json").read_text())["options"]["any_answer"] is True
+
+
 def test_nothing_that_holds_is_an_error_and_nothing_is_written(records: Path, tmp_path: Path) -> None:
     outputs = say(tmp_path / "teacher.jsonl", choice=["A"], stranger=["B"])
     error = refused(f"cot {records} --outputs {outputs} -o {tmp_path}/thoughts.jsonl")

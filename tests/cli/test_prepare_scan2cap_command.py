@@ -48,9 +48,9 @@ def test_the_report_says_what_was_written_and_what_comes_next(built: Path, rft3d
     assert learnt.code == 0, learnt.err
 
 
-def test_val_records_are_to_look_at(built: Path, rft3d: Rft3d) -> None:
+def test_val_records_are_to_be_scored_and_looked_at(built: Path, rft3d: Rft3d) -> None:
     shown = rft3d(*words(built, "elsewhere/val.jsonl", "--split", "val", "--media", "pictures"))
-    assert "next     rft3d inspect elsewhere/val.jsonl --media-root pictures" in shown.err
+    assert "next     rft3d evaluate scan2cap --data elsewhere/val.jsonl --media-root pictures" in shown.err
     shown = rft3d("inspect", "elsewhere/val.jsonl", "--media-root", "pictures")
     assert shown.code == 0, shown.err
 
@@ -100,7 +100,7 @@ def test_proposals_refine_the_answers_of_a_grounding_model(built: Path, rft3d: R
 def test_scenes_without_proposals_are_warned_of(built: Path, rft3d: Rft3d) -> None:
     assert rft3d(*words(built, "ref.jsonl", command="scanrefer")).code == 0
     Path("p.json").write_text('{"scannet/scene9999_00": [[0, 0, 0, 1, 1, 1]]}')
-    Path("p.jsonl").write_text("")
+    Path("p.jsonl").write_text('{"id": "nobody", "prediction": ""}\n')
     shown = rft3d("evaluate", "scanrefer", "--data", "ref.jsonl", "-p", "p.jsonl", "--proposals", "p.json")
     count = len(read_records("ref.jsonl").records)
     assert shown.code == 0, shown.err
@@ -119,7 +119,7 @@ def test_scenes_without_proposals_are_warned_of(built: Path, rft3d: Rft3d) -> No
 )
 def test_wrong_proposals_are_refused_before_anything_is_scored(rft3d: Rft3d, built: Path, content: str | None) -> None:
     assert rft3d(*words(built, "ref.jsonl", command="scanrefer")).code == 0
-    Path("p.jsonl").write_text("")
+    Path("p.jsonl").write_text('{"id": "nobody", "prediction": ""}\n')
     if content is not None:
         Path("p.json").write_text(content)
     shown = rft3d("evaluate", "scanrefer", "--data", "ref.jsonl", "-p", "p.jsonl", "--proposals", "p.json")

@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from rft3d_cli import console
-from rft3d_cli.commands.recipes import _complete, app
+from rft3d_cli.commands._complete import complete_recipe
+from rft3d_cli.commands.recipes import app
 from rft3d_cli.errors import ProblemList, SetupError, UsageError
 from rft3d_cli.recipe import load_recipe, shipped_recipes
 
@@ -236,7 +237,7 @@ def test_the_examples_of_the_help_texts_work(rft3d, tmp_path):
 
 
 def test_shell_completion_offers_the_shipped_recipes():
-    assert _complete("tiny-") == [name for name in shipped_recipes() if name.startswith("tiny-")] != []
+    assert complete_recipe("tiny-") == [name for name in shipped_recipes() if name.startswith("tiny-")] != []
 
 
 def test_control_characters_of_a_recipe_do_not_reach_the_terminal(rft3d, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from command_line import BOX, DETECTION_ANSWER, Shown, World, records
 
-from rft3d_cli.commands.rewards import _complete
+from rft3d_cli.commands._complete import complete_reward
 from rft3d_cli.records import write_records
 from rft3d_cli.rewards import names
 
@@ -38,7 +38,7 @@ def test_explain_tells_options_and_where_a_reward_comes_from(rft3d: Run, tmp_pat
 
 
 def test_names_complete() -> None:
-    assert _complete("ground_") == ["ground_frame", "ground_iou", "ground_near"]
+    assert complete_reward("ground_") == ["ground_frame", "ground_iou", "ground_near"]
 
 
 def test_check_shows_what_answers_are_worth(rft3d: Run, world: World) -> None:

@@ -187,6 +187,9 @@ def test_the_smallest_nucleus_is_greedy(plain: Loaded, store: FrameStore, four: 
             {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0},
             id="sampled from the whole distribution",
         ),
+        pytest.param(
+            {"repetition_penalty": 1.05}, {"do_sample": False, "repetition_penalty": 1.05}, id="a stated penalty"
+        ),
     ],
 )
 def test_no_setting_but_the_stated_shapes_the_answers(
@@ -199,14 +202,16 @@ def test_no_setting_but_the_stated_shapes_the_answers(
     assert shaping.pop("max_new_tokens") == 2
     assert shaping.pop("suppress_tokens") == forbidden_ids(recorder.loaded.processor)
     assert {"do_sample": False, **shaping} == expected
-    assert recorder.settings.repetition_penalty in (None, 1.0)
+    assert recorder.settings.repetition_penalty in (None, decoding.get("repetition_penalty", 1.0))
 
 
 def test_the_settings_that_are_written_down_are_those_that_matter() -> None:
-    assert Decoding(max_tokens=9, seed=3, batch=2).document() == {"greedy": True, "max_tokens": 9}
+    greedy = {"greedy": True, "max_tokens": 9, "repetition_penalty": 1.0}
+    assert Decoding(max_tokens=9, seed=3, batch=2).document() == greedy
     sampled = Decoding(max_tokens=9, sample=True, temperature=0.5, top_p=0.9, seed=3, batch=2).document()
     assert sampled == {
-        "greedy": False, "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 3, "batch": 2,
+        "greedy": False, "max_tokens": 9, "repetition_penalty": 1.0, "temperature": 0.5, "top_p": 0.9, "seed": 3,
+        "batch": 2,
     }  # fmt: skip
 
 
@@ -253,3 +258,13 @@ def test_one_call_answers_prompts_of_different_lengths_in_order(plain: Loaded) -
     prompts = [plain.prompt("a" * n, picture(n)) for n in (3, 40, 1)]
     together = generate(plain.model, plain.processor, prompts, Decoding(max_tokens=6))
     assert together == [generate(plain.model, plain.processor, [p], Decoding(max_tokens=6))[0] for p in prompts]
+
+
+def test_answers_without_frames_do_not_hang_on_their_batch(
+    plain: Loaded, store: FrameStore, four: list[Record]
+) -> None:
+    blind = FrameStore(store.media_root, plain.processor, blind=True)
+    together = ask(plain, four, blind, max_tokens=6)
+    assert together == ask(plain, four, blind, max_tokens=6, batch=1)
+    assert [blind.prompt_length(record) for record in four] == [len(blind.encode(record)) for record in four]
+    assert together != ask(plain, four, store, max_tokens=6)

@@ -19,6 +19,7 @@ from rft3d_cli.models.fusion import GeometryMerger
 from rft3d_cli.models.vggt import VGGTEncoder
 from rft3d_cli.recipe import Recipe, load_recipe, shipped_recipes
 from rft3d_cli.recipe_schema import Model
+from rft3d_cli.resources import TINY_RECIPES
 from rft3d_cli.train import budget as counted
 from rft3d_cli.train.budget import GIB, Budget, Row, assumed_row, budget, held, trained
 from rft3d_cli.train.setup import trainable_model
@@ -355,7 +356,7 @@ def test_adapters_fit_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 VARIANTS = [[], ["train.kl=0"], ["model.lora.rank=64"], ["rollout.prompts=2"]]
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith("tiny-")])
+@pytest.mark.parametrize("name", [name for name in shipped_recipes() if not name.startswith(TINY_RECIPES)])
 def test_headers_say_the_memory_that_is_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
     header = load_recipe(name).path.read_text(encoding="utf-8").split("\n# Memory ")[1].split("\n# Run ")[0]
@@ -370,9 +371,9 @@ def test_headers_say_the_memory_that_is_computed(name: str, monkeypatch: pytest.
     assert said <= computed
 
 
-def test_the_readme_says_the_memory_that_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_on_scaling_says_the_memory_that_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rft3d_cli.train.shape._folder", lambda name: None)
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
     rows = re.findall(
         r"^\| `(det|grounding|vsi)( [a-z._]+=\w+)?`[^|]*\| (\d+) GiB \| (\d+) GiB \|$", text, re.MULTILINE
     )

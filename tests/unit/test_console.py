@@ -103,6 +103,23 @@ def test_colour_only_where_a_terminal_wants_it(monkeypatch):
         assert "careful" in stream.getvalue()
 
 
+def test_quiet_leaves_out_notes_and_progress_but_no_warning_and_no_error(capsys, monkeypatch):
+    monkeypatch.setattr(console, "PROGRESS_SECONDS", 0.0)
+    with console.quietly():
+        console.note("note")
+        console.warn("careful")
+        console.report(Rft3dError("wrong"))
+        with console.progress("reading", 2) as ticker:
+            ticker.advance()
+    assert capsys.readouterr().err == "warning: careful\nerror: wrong\n"
+    with console.quietly(False):
+        console.note("aloud")
+    with pytest.raises(KeyError), console.quietly():
+        raise KeyError
+    console.note("aloud again")
+    assert capsys.readouterr().err == "aloud\naloud again\n"
+
+
 # ---- Errors
 
 

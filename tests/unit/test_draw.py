@@ -171,6 +171,59 @@ def test_near_edges_are_brighter_than_far_ones():
     assert difference[0] < difference[1]
 
 
+def test_edges_behind_their_own_box_are_thinner_than_those_before_it():
+    # Seen from above to the right: the far lower left corner and its three edges are hidden.
+    grey = np.full((480, 640, 3), 90, np.uint8)
+    box = Boxes3D([[-0.6, 0.6, 3, 1, 1, 1, 0, 0, 0]], ["chair"])
+    picture = draw_boxes(grey, box, [[520, 0, 319.5], [0, 520, 239.5], [0, 0, 1]], captions=[""])
+    row = [319.5 + 520 * x / z for x, z in ((-1.1, 3.5), (-0.1, 2.5))]  # the hidden upright edge and the nearest one
+    widths = []
+    for column in row:
+        part = picture[330, round(column) - 8 : round(column) + 9].astype(int)
+        widths.append(np.abs(part - 90).sum() / 100)
+    assert 0 < widths[0] < 0.6 * widths[1]
+
+
+def test_from_inside_a_box_no_edge_is_hidden():
+    inside = draw([0, 0, 0.5, 2, 2, 6, 0, 0, 0])
+    assert changed(inside).any()
+    assert missed(inside, np.array([0, 0, 0.5, 2, 2, 6, 0, 0, 0], float)) == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "tinted"),
+    [
+        pytest.param([0, 0.5, 3, 1, 1, 1, 0, 0, 0], True, id="upright"),
+        pytest.param([0, 0.5, 3, 1, 1, 1, 0, 1.57, 0], True, id="lying on another face"),
+        pytest.param([0, 0.5, 3, 1, 1, 1, 0.6155, 0.7854, 0], False, id="standing on a corner"),
+        pytest.param([0, 0.5, 0.2, 1, 1, 3, 0, 0, 0], False, id="reaching behind the camera"),
+    ],
+)
+def test_the_face_that_a_box_stands_on_is_tinted_where_it_is_asked_for(box, tinted):
+    plain, tint = draw(box), draw(box, grounded=True)
+    assert (changed(tint).sum() > changed(plain).sum() + 50) == tinted
+
+
+def test_a_label_that_would_hide_another_is_left_out():
+    same = [[0, 0, 3, 0.05, 0.05, 0.05, 0, 0, 0]] * 40
+    picture = draw(*same, captions=[f"a rather long label {number}" for number in range(40)])
+    # All labels over each other would be one dark block; those that are there keep their own place.
+    one = draw(same[0], captions=["a rather long label 1"])
+    assert changed(picture).sum() < 6 * changed(one).sum()
+
+
+@pytest.mark.parametrize("width", [24, 60, 96, 160])
+def test_a_caption_never_reaches_over_the_picture(width):
+    image = np.full((60, width, 3), 90, np.uint8)
+    label = "a red armchair by the window"
+    picture = draw_boxes(image, Boxes3D([[0, 0, 3, 0.3, 0.3, 0.3, 0, 0, 0]], [label]),
+                         [[40, 0, width / 2], [0, 40, 30], [0, 0, 1]])  # fmt: skip
+    white = picture.min(axis=2) > 180
+    assert white.any()
+    # The tag's border stays free of letters.
+    assert not white[:, [0, -1]].any()
+
+
 def test_the_nearer_box_is_drawn_over_the_farther_one():
     near, far = [0, 0, 2, 1, 1, 0, 0, 0, 0], [0, 0, 4, 2, 2, 0, 0, 0, 0]  # the same outline
     red, blue = (255, 0, 0), (0, 0, 255)

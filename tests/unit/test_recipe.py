@@ -382,6 +382,8 @@ def test_a_recipe_knows_its_file(write):
         pytest.param("tiny-det.yaml", "tiny/det.yaml", id="tiny by file name"),
         pytest.param("tiny/det.yaml", "tiny/det.yaml", id="tiny by path"),
         pytest.param("tiny/det", "tiny/det.yaml", id="tiny by path without ending"),
+        pytest.param("ablate-sft-rl", "ablate/sft-rl.yaml", id="ablation by name"),
+        pytest.param("recipes/ablate/sft.yaml", "ablate/sft.yaml", id="ablation as in a checkout"),
     ],
 )
 def test_shipped_recipes_are_found_from_any_folder(tmp_path, monkeypatch, name, file):

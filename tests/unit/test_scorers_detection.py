@@ -28,12 +28,12 @@ CATE31 = [
 ]
 
 
-def make(name: str, items: Items, scene: str | None = None) -> Record:
+def make(name: str, items: Items, scene: str | None = None, video: dict[str, Any] | None = None) -> Record:
     record = {
         "schema": 1,
         "id": name,
         "task": "detection",
-        "video": {"frames": ["0.jpg"]},
+        "video": video or {"frames": ["0.jpg"]},
         "prompt": "?",
         "target": {"boxes": [{"label": label, "bbox_3d": box} for label, box in items]},
         "meta": {"dataset": "scannet", "scene": scene or f"scene{name}"},
@@ -61,35 +61,55 @@ def overlap(a: list[float], b: list[float]) -> float:
     return common / (np.prod(a[3:6]) + np.prod(b[3:6]) - common)
 
 
-def reference(records: list[Record], predictions: dict[str, str]) -> dict[str, dict[str, float]]:
-    """The public scorer from its description, with plain loops."""
+def public_counts(text: str, targets: Items, threshold: float = 0.25) -> dict[str, list[int]]:
+    """The public scorer from its description, with plain loops: ``[tp, fp, fn]`` by label.
+
+    Two things are not as there. In place of ``eval`` stands a reader of literals, and the overlap, which throws there
+    on boxes with a tiny face, is exact.
+    """
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0])
+    predicted = []
+    for raw in text.strip("\n").strip("`").strip("json").strip("\n").split("\n"):
+        stripped = raw.strip().strip(",")
+        if "bbox_3d" in stripped or "label" in stripped:
+            try:
+                one = ast.literal_eval(stripped)
+                box = np.array(one["bbox_3d"], dtype=float)
+                assert not isinstance(one["label"], list)
+                predicted.append((one["label"], box))
+            except (ValueError, SyntaxError, TypeError, KeyError, AssertionError, OverflowError):
+                continue
+    used: set[int] = set()
+    for label, box in predicted:
+        best, where = 0.0, -1
+        for j, (name, target) in enumerate(targets):
+            if name == label and j not in used and box.shape == (9,) and np.isfinite(box).all():
+                size = [abs(x) for x in box[3:6]]
+                value = overlap([*box[:3], *size, 0, 0, 0], target) if min(size) > 0 else 0.0
+                if value > best:
+                    best, where = value, j
+        if best > threshold:
+            used.add(where)
+            counts[label][0] += 1
+        else:
+            counts[label][1] += 1
+    for j, (name, _) in enumerate(targets):
+        counts[name][2] += j not in used
+    return counts
+
+
+def reference(
+    records: list[Record], predictions: dict[str, str], threshold: float = 0.25
+) -> dict[str, dict[str, float]]:
+    """The public scorer's means over its lists of classes."""
     tp, fp, fn = defaultdict(int), defaultdict(int), defaultdict(int)
     for record in records:
-        predicted = []
-        for raw in predictions[record.id].strip("\n").strip("`").strip("json").strip("\n").split("\n"):
-            text = raw.strip().strip(",")
-            if "bbox_3d" in text or "label" in text:
-                try:
-                    one = ast.literal_eval(text)
-                    predicted.append((one["label"], [float(x) for x in one["bbox_3d"]]))
-                except (ValueError, SyntaxError, TypeError, KeyError):
-                    continue
-        used: set[int] = set()
-        targets: Any = record.target
-        for label, box in predicted:
-            best, where = 0.0, -1
-            for j, target in enumerate(targets.boxes):
-                if target.label == label and j not in used and len(box) == 9:
-                    value = overlap(box, list(target.bbox_3d))
-                    if value > best:
-                        best, where = value, j
-            if best > 0.25:
-                used.add(where)
-                tp[label] += 1
-            else:
-                fp[label] += 1
-        for j, target in enumerate(targets.boxes):
-            fn[target.label] += j not in used
+        boxes: Any = record.target
+        targets = [(box.label, list(box.bbox_3d)) for box in boxes.boxes]
+        for label, (right, wrong, missed) in public_counts(predictions[record.id], targets, threshold).items():
+            tp[label] += right
+            fp[label] += wrong
+            fn[label] += missed
     out = {}
     for name, classes in (("classes_8", CATE8), ("classes_20", CATE20), ("classes_31", CATE31)):
         p = [tp[c] / (tp[c] + fp[c]) if tp[c] + fp[c] else 0.0 for c in classes]
@@ -136,8 +156,10 @@ def random_set(seed: int, count: int = 60) -> tuple[list[Record], dict[str, str]
 def test_the_official_scorer_is_the_public_one(seed: int) -> None:
     records, predictions = random_set(seed)
     document = detection.score(records, predictions).document
-    for name, numbers in reference(records, predictions).items():
-        assert {m: document[name][m] for m in numbers} == pytest.approx(numbers, abs=1e-9), name
+    for part, threshold in ((document, 0.25), (document["at_0.5"], 0.5)):
+        for name, numbers in reference(records, predictions, threshold).items():
+            assert {m: part[name][m] for m in numbers} == pytest.approx(numbers, abs=1e-9), (name, threshold)
+    assert document["at_0.5"]["micro"]["tp"] < document["micro"]["tp"]
 
 
 def test_the_class_lists() -> None:
@@ -186,9 +208,38 @@ A, B = line("chair", at(0)), line("chair", at(5))
         pytest.param(f"<think>{A}</think>" + taught(B), (1, 0, 1), (1, 0, 1), id="thinking with a box on its line"),
         pytest.param("Boxes:\n" + A + "\n" + B + "\nDone.", (2, 0, 0), (2, 0, 0), id="lines in prose"),
         pytest.param("", (0, 0, 2), (0, 0, 2), id="no text"),
+        pytest.param(f"[\n{A[:40]}", (0, 0, 2), (0, 1, 2), id="the only object cut off"),
+        pytest.param(taught(A, line("chair", [*at(5)[:6], 0.0, 0.0])), (1, 1, 1), (1, 1, 1), id="8 numbers"),
+        pytest.param(taught(A, '{"label": "chair", "bbox_3d": []}'), (1, 1, 1), (1, 1, 1), id="no numbers"),
+        pytest.param(taught(A, '{"label": "chair", "bbox_3d": null}'), (1, 0, 1), (1, 1, 1), id="box null"),
+        pytest.param(taught(A, '{"label": "chair", "bbox_3d": None}'), (1, 1, 1), (1, 1, 1), id="box None"),
+        pytest.param(
+            taught(A, '{"label": null, "bbox_3d": [5, 0, 2, 1, 1, 1, 0, 0, 0]}'), (1, 0, 1), (1, 1, 1), id="label null"
+        ),
+        pytest.param(
+            taught(A, '{"label": 7, "bbox_3d": [5, 0, 2, 1, 1, 1, 0, 0, 0]}'), (1, 1, 1), (1, 1, 1), id="label a number"
+        ),
+        pytest.param(taught(A, B.replace("[5.0", "[[5.0]")), (1, 0, 1), (1, 1, 1), id="ragged"),
+        pytest.param(taught(A, B.replace("5.0", "1" + "0" * 400)), (1, 0, 1), (1, 1, 1), id="a long whole number"),
+        pytest.param(
+            taught(A, line("chair", [*at(5)[:3], 1.0, 1.0, 1e-3, 0, 0, 0])), (1, 1, 1), (1, 1, 1), id="very thin"
+        ),
+        pytest.param(taught(A, B.replace(": [", ": (").replace("]}", ")}")), (2, 0, 0), (1, 1, 1), id="a tuple"),
+        pytest.param(taught(A, B[:-1] + ', "score": 0.9}'), (2, 0, 0), (2, 0, 0), id="another key"),
+        pytest.param(A + ",,\n" + B + ",", (2, 0, 0), (2, 0, 0), id="commas at the end"),
+        pytest.param(A + ";\n" + B, (1, 0, 1), (2, 0, 0), id="a semicolon"),
+        pytest.param("- " + A + "\n- " + B, (0, 0, 2), (2, 0, 0), id="a list with dashes"),
+        pytest.param("```\n" + A + "\n" + B + "\n```", (2, 0, 0), (2, 0, 0), id="a fence without a language"),
+        pytest.param(A + "\r\n" + B, (2, 0, 0), (2, 0, 0), id="carriage returns"),
+        pytest.param(
+            taught(A, A.replace("0.0, 0.0, 2.0", "0.01, 0.0, 2.0")), (1, 1, 1), (1, 1, 1), id="two at one target"
+        ),
     ],
 )
 def test_odd_outputs(text: str, official: tuple[int, ...], robust: tuple[int, ...]) -> None:
+    # The table itself is held against the description of the public scorer.
+    by_label = public_counts(text, TWO).values()
+    assert tuple(sum(column) for column in zip(*by_label, strict=True)) == official
     for scorer, want in (("official", official), ("robust", robust)):
         result = detection.score([make("0", TWO)], {"0": text}, scorer=scorer)
         micro = result.document["micro"]
@@ -316,6 +367,83 @@ def test_intervals_hold_the_value_and_repeat_with_the_seed() -> None:
     assert rows["classes_20", "f1"].value == one.document["classes_20"]["f1"]
     assert rows["mean_iou", "IoU"].interval == tuple(one.document["intervals"]["mean_iou"])
     assert detection.score(records[:1], predictions).document["intervals"]["micro.f1"] is None
+
+
+def test_without_intervals_the_numbers_are_the_same() -> None:
+    records, predictions = random_set(3)
+    for scorer in ("official", "robust"):
+        full = detection.score(records, predictions, scorer=scorer)
+        bare = detection.score(records, predictions, scorer=scorer, intervals=False)
+        assert bare.document == {**full.document, "intervals": {}}
+        assert {row.interval for row in bare.rows} == {None}
+        assert bare.details == full.details
+
+
+def test_every_number_of_the_document_that_is_averaged_has_its_interval() -> None:
+    records, predictions = random_set(3)
+    document = detection.score(records, predictions).document
+    assert {"classes_20.f1", "at_0.5.classes_31.recall", "at_0.5.micro.precision", "mean_iou"} < set(
+        document["intervals"]
+    )
+    for key, bounds in document["intervals"].items():
+        if bounds is not None:
+            assert 0 <= bounds[0] <= bounds[1] <= 100, key
+
+
+def test_at_a_half_a_box_must_be_closer() -> None:
+    # IoU 0.6, 0.43 and 0.33; only the first is a box at 0.5.
+    items: Items = [("chair", at(0)), ("bed", at(3)), ("lamp", at(6))]
+    text = taught(line("chair", at(0.25)), line("bed", at(3.4)), line("lamp", at(6.5)))
+    for scorer in ("official", "robust"):
+        result = detection.score([make("0", items)], {"0": text}, scorer=scorer)
+        document = result.document
+        assert (document["micro"]["tp"], document["at_0.5"]["micro"]["tp"]) == (3, 1)
+        assert document["at_0.5"]["micro"] == pytest.approx(
+            {"tp": 1, "fp": 2, "fn": 2, "precision": 100 / 3, "recall": 100 / 3, "f1": 100 / 3}
+        )
+        assert document["at_0.5"]["classes_8"] == {"classes": 8, "precision": 12.5, "recall": 12.5, "f1": 12.5}
+        assert document["at_0.5"]["per_class"]["bed"]["fn"] == 1
+        assert document["per_class"]["bed"]["fn"] == 0
+        assert result.details[0]["parts"]["tp@0.5"] == 1
+        assert result.details[0]["score"] == 1
+
+
+def test_clips_of_different_lengths_are_told_apart() -> None:
+    def clip(frames: int) -> dict[str, Any]:
+        return {"frames": [f"{i}.jpg" for i in range(frames)]}
+
+    records = [make(name, TWO, video=clip(4)) for name in "ab"] + [make(name, TWO, video=clip(6)) for name in "cd"]
+    records += [make("e", TWO, video={"path": "a.mp4", "frames": 6}), make("f", TWO, video={"path": "a.mp4"})]
+    predictions = {"a": taught(A, B), "b": taught(A, B), "c": taught(A), "d": taught(A), "e": "[]", "f": taught(A, A)}
+    result = detection.score(records, predictions)
+    frames = result.document["frames"]
+    assert {name: (part["n"], part["micro"]["recall"]) for name, part in frames.items()} == {
+        "4": (2, 100),
+        "6": (3, pytest.approx(100 / 3)),
+        "default": (1, 50),
+    }
+    assert frames["4"]["classes_20"] == {"precision": 5, "recall": 5, "f1": 5}
+    assert frames["6"]["at_0.5"]["micro"]["precision"] == 100
+    alone = detection.score(records[:2], predictions)
+    assert alone.document["frames"] == {}
+    assert frames["4"]["classes_31"]["f1"] == alone.document["classes_31"]["f1"]
+    rows = {row.name: (row.n, row.value) for row in result.rows if row.name.startswith("classes_20, ")}
+    assert rows == {
+        "classes_20, 4 frames": (2, 5),
+        "classes_20, 6 frames": (3, frames["6"]["classes_20"]["f1"]),
+        "classes_20, default frames": (1, frames["default"]["classes_20"]["f1"]),
+    }
+
+
+def test_the_table_begins_with_what_is_quoted_and_stays_short() -> None:
+    records, predictions = random_set(2)
+    rows = detection.score(records, predictions).rows
+    assert [(row.name, row.metric) for row in rows[:6]] == [
+        *[("classes_20", metric) for metric in ("f1", "precision", "recall")],
+        *[("micro", metric) for metric in ("f1", "precision", "recall")],
+    ]
+    assert len(rows) <= 25
+    assert len({(row.name, row.metric) for row in rows}) == len(rows)
 
 
 def test_what_is_no_detection_record_is_refused() -> None:

@@ -157,6 +157,7 @@ NUMBERS = json.dumps(BOX)
         pytest.param(with_first(BOX[3], f"-{BOX[3]}"), True, False, id="size < 0"),
         pytest.param(with_first(BOX[0], "NaN"), False, False, id="NaN"),
         pytest.param(with_first(BOX[0], "1e999"), False, False, id="1e999"),
+        pytest.param(with_first(BOX[0], "1" + "0" * 400), False, False, id="a whole number that no float can hold"),
         pytest.param(with_first(BOX[0], '"1"'), False, False, id="text number"),
         pytest.param("", False, False, id="no text"),
     ],
@@ -238,6 +239,20 @@ def test_intervals_hold_the_value_and_repeat_with_the_seed() -> None:
         assert row.interval is not None
         assert row.interval[0] < row.value < row.interval[1]
     assert len(one.rows) == 9
+
+
+def test_without_intervals_the_numbers_are_the_same() -> None:
+    records, predictions = random_set(5)
+    boxes = as_arrays(proposed(records, 5))
+    for scorer in ("official", "robust"):
+        full = scanrefer.score(records, predictions, scorer=scorer, proposals=boxes)
+        bare = scanrefer.score(records, predictions, scorer=scorer, proposals=boxes, intervals=False)
+        assert bare.document == {**full.document, "intervals": {}}
+        assert [(row.name, row.metric, row.n, row.value) for row in bare.rows] == [
+            (row.name, row.metric, row.n, row.value) for row in full.rows
+        ]
+        assert {row.interval for row in bare.rows} == {None}
+        assert bare.details == full.details
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 from rft3d_cli.benchmarks import vsibench
 from rft3d_cli.benchmarks.result import environment, interval, scene_draws
 from rft3d_cli.errors import DataError, UsageError
-from rft3d_cli.records import Record, parse_record
+from rft3d_cli.prepare.vsibench import published_records
+from rft3d_cli.prepare.vsibench_questions import pruned_ids, published_questions
+from rft3d_cli.records import Meta, Record, parse_record
 from rft3d_cli.rewards.reasoning import MRA_LIMITS
 
 NUMERIC = ("object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation")
@@ -235,16 +238,112 @@ def test_what_is_missing_unreadable_or_unknown_is_counted() -> None:
     assert set(result.details[0]) == {"id", "score", "parts", "answer", "why"}
 
 
-def test_data_sets_and_the_debiased_subset_are_reported_beside_the_whole() -> None:
+def test_data_sets_and_both_cuts_are_reported_beside_the_whole() -> None:
     records = [
         question(0, "object_counting", 4, dataset="scannet", pruned=True),
         question(1, "object_counting", 4, dataset="arkitscenes", pruned=False),
+        question(2, "route_planning", "A", dataset="arkitscenes", pruned=False),
+        question(3, "route_planning", "A", dataset="arkitscenes"),
     ]
-    document = vsibench.score(records, {"0": "4", "1": "0"}).document
-    assert document["datasets"]["scannet"] == {"n": 1, "overall": 100, "overall_micro": 100}
-    assert document["datasets"]["arkitscenes"]["overall"] == 0
-    assert document["debiased"] == {"n": 1, "overall": 0, "overall_micro": 0}
-    assert "debiased" not in vsibench.score([question(0, "object_counting", 4)], {}).document
+    result = vsibench.score(records, {"0": "4", "1": "0", "2": "A", "3": "A"})
+    document = result.document
+    nothing = dict.fromkeys(vsibench.TASKS)
+    assert document["datasets"] == {
+        "arkitscenes": {
+            "n": 3,
+            "overall": 50,
+            "overall_micro": pytest.approx(200 / 3),
+            "by_task": {**nothing, "object_counting": 0, "route_planning": 100},
+        },
+        "scannet": {"n": 1, "overall": 100, "overall_micro": 100, "by_task": {**nothing, "object_counting": 100}},
+    }
+    cuts = {name: (document[name]["n"], document[name]["overall"]) for name in ("debiased", "pruned")}
+    assert cuts == {"debiased": (2, 50), "pruned": (1, 100)}
+    assert [(row.name, row.n, row.value) for row in result.rows[-2:]] == [("debiased", 2, 50), ("pruned", 1, 100)]
+    assert not {"debiased", "pruned"} & vsibench.score(records[3:], {}).document.keys()
+
+
+def test_a_list_of_ids_cuts_files_that_do_not_say(tmp_path: Path) -> None:
+    records = [question(0, "object_counting", 4), question(1, "object_counting", 4, pruned=False)]
+    path = tmp_path / "pruned_ids.txt"
+    for text in ("0\n1\n7\n", "0, 1, 7", "[0, 1, 7]", '["0", "1", "7"]\n', "\n 0\t1\r\n7 ,\n"):
+        path.write_text(text)
+        assert pruned_ids(path) == {"0", "1", "7"}
+    document = vsibench.score(records, {"0": "4"}, pruned=pruned_ids(path)).document
+    assert (document["pruned"]["n"], document["pruned"]["overall"]) == (1, 100)
+    assert (document["debiased"]["n"], document["debiased"]["overall"]) == (1, 0), "the record's own word counts more"
+    assert vsibench.score(records, {}, pruned=[]).document["debiased"]["n"] == 2
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"0": 1}', "[[0]]", "[true]", "[null]", '[""]'])
+def test_what_is_no_list_of_ids_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "pruned_ids.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match="is no list of ids"):
+        pruned_ids(path)
+
+
+def test_chance_is_reported_by_task() -> None:
+    records = [
+        *(question(i, "route_planning", letter) for i, letter in enumerate("AABC")),
+        *(question(4 + i, "object_counting", right) for i, right in enumerate((2, 2, 4, 4))),
+        question(8, "object_rel_direction_easy", "a"),
+        question(9, "object_rel_direction_hard", "D"),
+        question(10, "object_rel_direction_hard", "C"),
+    ]
+    chance = vsibench.score(records, {}).document["chance"]
+    nothing = dict.fromkeys(vsibench.TASKS)
+    assert chance["uniform"] == {**nothing, "route_planning": 25, "object_rel_direction": 25}
+    # Always 2: right for two, and an error of half for the other two, which is within one of ten limits.
+    want = {"route_planning": 50, "object_counting": pytest.approx(55), "object_rel_direction": 75}
+    assert chance["frequent"] == {**nothing, **want}
+    assert vsibench.score(records[::-1], {}).document["chance"] == chance
+    assert vsibench.score([], {}).document["chance"] == {"uniform": nothing, "frequent": nothing}
+
+
+def test_without_intervals_there_are_none_and_all_else_is_the_same() -> None:
+    records, predictions = random_set(dict.fromkeys(vsibench.TYPES, 20), 5)
+    full, brief = (vsibench.score(records, predictions, intervals=on) for on in (True, False))
+    assert brief.document["intervals"] == {}
+    assert {**full.document, "intervals": {}} == brief.document
+    assert brief.details == full.details
+    assert [(row.name, row.value, row.interval) for row in brief.rows] == [(r.name, r.value, None) for r in full.rows]
+
+
+def test_intervals_are_of_the_means_that_are_reported() -> None:
+    records, predictions = random_set(dict.fromkeys(vsibench.TYPES, 60), 6)
+    metas = [Meta.model_validate({**r.meta.model_dump(), "pruned": i % 3 == 0}) for i, r in enumerate(records)]
+    records = [record.model_copy(update={"meta": meta}) for record, meta in zip(records, metas, strict=True)]
+    document = vsibench.score(records, predictions).document
+    keys = {"overall", "overall_micro", *(f"tasks.{name}" for name in vsibench.TASKS)}
+    keys |= {f"{cut}.{mean}" for cut in ("debiased", "pruned") for mean in ("overall", "overall_micro")}
+    assert document["intervals"].keys() == keys
+    for key, (low, high) in document["intervals"].items():
+        value = document
+        for part in key.split("."):
+            value = value[part]
+        assert low < value < high, key
+
+
+def test_published_questions_score_as_their_records_do(tmp_path: Path) -> None:
+    rows = [
+        {"id": i, "dataset": "scannet", "scene_name": f"s{i % 7}", "question_type": kind, "question": "?"}
+        | ({"ground_truth": "3.5"} if kind in NUMERIC else {"ground_truth": "b", "options": OPTIONS})
+        | ({"pruned": i % 2 == 0} if i % 5 else {})
+        for i, kind in enumerate(vsibench.TYPES * 3)
+    ]
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predictions = {str(i): ["B", "3.1", "(b)", "three"][i % 4] for i in range(len(rows))}
+    light, whole = published_questions(path), published_records(path)
+    assert (light.path, light.media_root) == (whole.path, whole.media_root)
+    for one, other in zip(light.records, whole.records, strict=True):
+        assert (one.id, one.task, one.prompt) == (other.id, other.task, other.prompt)
+        for name in ("dataset", "scene", "split", "question_type", "subset", "sampler", "model_extra"):
+            assert getattr(one.meta, name) == getattr(other.meta, name)
+    for scorer in ("official", "robust"):
+        one, other = (vsibench.score(file.records, predictions, scorer=scorer) for file in (light, whole))
+        assert (one.document, one.details) == (other.document, other.details)
 
 
 def test_what_is_no_question_is_refused() -> None:

@@ -37,7 +37,18 @@ OPTIONS = ("A. chair", "B. table", "C. left", "D. right")
         pytest.param('"B"', "B", id="quoted"),
         pytest.param("\u2018b\u2019", "B", id="quoted by curls"),
         pytest.param("C!", "C", id="exclaimed"),
+        pytest.param("a.", "A", id="lower case and a dot"),
+        pytest.param("b) table", "B", id="lower case, parenthesis and text"),
+        pytest.param('{"answer": "B"}', "B", id="JSON"),
+        pytest.param("{'answer':'B'}", "B", id="a Python dict"),
+        pytest.param("Answer\uff1aB", "B", id="a full-width colon"),
+        pytest.param("answer = C", "C", id="an equals sign"),
+        pytest.param("the table", "B", id="the option's text with an article"),
+        pytest.param("The left.", "C", id="the option's text with an article, capital and dot"),
+        pytest.param("$\\text{B}$", "B", id="LaTeX text"),
         pytest.param("B\nA table is near", "B", id="a letter, then an article"),
+        pytest.param("the table and the chair", None, id="two options' texts"),
+        pytest.param("the answer's unclear", None, id="an answer with an apostrophe"),
         pytest.param("A or B", None, id="two letters"),
         pytest.param("A or maybe B", None, id="a letter and a maybe"),
         pytest.param("B, or maybe A", None, id="a letter, comma and a maybe"),
@@ -104,6 +115,15 @@ def test_options_without_letters_get_theirs_by_position() -> None:
         pytest.param("**4**", 4, id="bold"),
         pytest.param("four", 4, id="word"),
         pytest.param("Twenty-five", 25, id="two words"),
+        pytest.param("twenty-one", 21, id="tens and ones"),
+        pytest.param("one hundred", 100, id="a hundred"),
+        pytest.param("one hundred and five", 105, id="a hundred and ones"),
+        pytest.param("two hundred fifteen", 215, id="hundreds and teens"),
+        pytest.param("three hundred and forty-two chairs", 342, id="hundreds, tens and ones"),
+        pytest.param('{"answer": 4}', 4, id="JSON"),
+        pytest.param("2 or 3? answer = 4", 4, id="an equals sign"),
+        pytest.param("-4.50", -4.5, id="negative with decimals"),
+        pytest.param("007", 7, id="zeros first"),
         pytest.param("3, yes 3", 3, id="the same twice"),
         pytest.param("2 m and 3 m: the answer is 5", 5, id="a statement beats a mention"),
         pytest.param("<think>3 or 4</think><answer>5</answer>", 5, id="tags"),
@@ -111,6 +131,11 @@ def test_options_without_letters_get_theirs_by_position() -> None:
         pytest.param("\u22125", -5, id="a typographic minus"),
         pytest.param("2 million", None, id="millions in words"),
         pytest.param("two thousand", None, id="thousands in words"),
+        pytest.param("one hundred and two hundred", None, id="two hundreds"),
+        pytest.param("twenty fifteen", None, id="tens and teens"),
+        pytest.param("five and six", None, id="two numbers joined by and"),
+        pytest.param("2-3 is the answer for one", None, id="a range before a statement without a number"),
+        pytest.param("2-3 chairs, so the answer is 2 or 3", None, id="a range in the statement"),
         pytest.param("two dozen", None, id="dozens"),
         pytest.param("1 and a half", None, id="and a half"),
         pytest.param("one and a half meters", None, id="and a half, in words"),
@@ -186,12 +211,24 @@ def test_number_answers(text: str, value: float | None) -> None:
         ("2 in the room", "m", 2),
         (r"\boxed{3.5 \text{ m}}", "cm", 350),
         ("12 m^2", "m2", 12),
+        ("12 m^{2}", "m2", 12),
+        ("$12\\text{ m}^{2}$", "m2", 12),
+        ("350cm", "cm", 350),
+        ("350cm", "m", 3.5),
+        ("3500mm", "cm", 350),
         ("350 cm", None, 350),
         ("350 cm, that is 3.5 m", "m", 3.5),
     ],
 )
 def test_a_stated_unit_is_converted_to_the_one_that_was_asked_for(text: str, unit: str | None, value: float) -> None:
     assert read_number(text, unit).value == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("text", ["0", "7", "12.5", "0.001", "9" * 30, "1." + "3" * 40])
+def test_a_number_alone_is_what_python_reads(text: str, sign: str) -> None:
+    assert read_number(sign + text).value == float(sign + text)
+    assert read_number(f"It is {sign}{text}!").value == float(sign + text)
 
 
 def test_a_long_text_is_read_from_its_end_and_never_in_the_middle_of_a_number() -> None:

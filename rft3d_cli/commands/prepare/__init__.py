@@ -12,6 +12,7 @@ from rft3d_cli.commands.prepare import (  # noqa: F401
     scannet,
     scanrefer,
     spatialqa,
+    sqa3d,
     vgllm,
     video,
     vsibench,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rft3d_cli.prepare.pipeline import Policy, Report
 
 ORDER = (
-    *("rooms", "scannet", "embodiedscan", "scanrefer", "scan2cap", "vsibench", "vgllm", "qa"),
+    *("rooms", "scannet", "embodiedscan", "scanrefer", "scan2cap", "sqa3d", "vsibench", "vgllm", "qa"),
     *("posed", "video", "spatialqa", "cot", "merge", "export"),
 )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rft3d_cli import console
+from rft3d_cli.commands._complete import complete_model
 from rft3d_cli.commands.prepare._shared import (
     CONTENT,
     INPUT,
@@ -56,7 +57,7 @@ def cot(
     model: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Ask this model instead; its outputs are kept beside --out.",
-                     rich_help_panel=TEACHER),
+                     autocompletion=complete_model, rich_help_panel=TEACHER),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Outputs a record.", rich_help_panel=TEACHER)] = 4,
     temperature: Annotated[
@@ -69,6 +70,11 @@ def cot(
         float,
         typer.Option(min=0, max=1, help="Mean relative accuracy of a numeric answer.", rich_help_panel=CONTENT),
     ] = 0.9,
+    any_answer: Annotated[
+        bool,
+        typer.Option("--any-answer", help="Keep chains with wrong answers too, for ablations.",
+                     rich_help_panel=CONTENT),
+    ] = False,
     min_words: Annotated[int, typer.Option(min=0, help="Words of thought, at least.", rich_help_panel=CONTENT)] = 5,
     max_chars: Annotated[
         int, typer.Option(min=1, help="Characters of an output, at most.", rich_help_panel=CONTENT)
@@ -124,7 +130,7 @@ def cot(
         outputs_file=outputs,
         out=out,
         media_root=root,
-        spec=CotSpec(keep, at_least, min_words, max_chars),
+        spec=CotSpec(keep, at_least, min_words, max_chars, any_answer),
         policy=policy,
         teacher=teacher,
     )

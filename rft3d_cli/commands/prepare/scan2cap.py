@@ -146,10 +146,10 @@ def scan2cap(
 
 
 def _next(report: Report, split: str, recipe: str) -> str:
-    # Captions have no reward: they are learnt from, or looked at.
+    # Captions have no reward: they are learnt from, or scored.
     elsewhere = report.media_root != report.out.parent
     if split == "train":
         root = [f"data.media_root={report.media_root}"] if elsewhere else []
         return shell_line("rft3d sft --recipe", recipe, f"data.train={report.out}", *root)
     place: list[str | Path] = ["--media-root", report.media_root] if elsewhere else []
-    return shell_line("rft3d inspect", report.out, *place)
+    return shell_line("rft3d evaluate scan2cap --data", report.out, *place)

@@ -1,0 +1,259 @@
+"""Answers of an evaluation on disk: appended as they come, found again when the command is repeated.
+
+A folder holds ``asked.json``, how the model was asked, and ``predictions.jsonl``, a line an answer. A batch is written
+at once and flushed to the disk, and a batch that is not whole is asked again whole: an evaluation that was stopped
+anywhere ends as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from rft3d_cli.errors import DataError, UsageError
+from rft3d_cli.files import atomic_writer, write_json
+from rft3d_cli.records import Record, read_lines
+
+ASKED = "asked.json"
+ANSWERS = "predictions.jsonl"
+ERRORS = "not-asked.jsonl"
+"""What kept records from being asked, one line a record; absent where nothing did."""
+
+Saved = dict[str, dict[str, Any]]
+"""Lines of ``predictions.jsonl`` by id: ``id``, ``prediction``, ``of``, and ``confidence`` where it was asked for."""
+
+
+def question_hash(record: Record) -> str:
+    """A short hash of what a record shows and asks, to tell an answer to an older version of it.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> record = example_record("number")
+    >>> question_hash(record) == question_hash(record.model_copy(update={"target": None}))
+    True
+    """
+    asked = json.dumps([record.prompt, record.video.model_dump(exclude={"times"})], ensure_ascii=False)
+    return hashlib.sha256(asked.encode()).hexdigest()[:12]
+
+
+def question_hash_of_all(records: Sequence[Record]) -> str:
+    """A short hash of all records' questions, in their order."""
+    return hashlib.sha256("".join(map(question_hash, records)).encode()).hexdigest()[:12]
+
+
+@dataclass
+class Journal:
+    """The open journal of one process.
+
+    Args:
+        path: ``predictions.jsonl``.
+        saved: What was answered before, by id.
+        stream: Where answers are appended.
+    """
+
+    path: Path
+    saved: Saved
+    stream: IO[str] = field(repr=False)
+
+    def has(self, records: Sequence[Record]) -> bool:
+        """Whether all of these were answered, as they are now."""
+        return all(
+            record.id in self.saved and self.saved[record.id]["of"] == question_hash(record) for record in records
+        )
+
+    def append(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Write the answers of one batch; they are on the disk when this returns."""
+        self.stream.write("".join(map(_line, lines)))
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+        self.saved |= {line["id"]: line for line in lines}
+
+    def settle(self, ids: Sequence[str]) -> None:
+        """Leave one line an id, these first, in their order: the file that a run without a stop would leave.
+
+        Args:
+            ids: Of answers that are there. Answers to other records are kept behind them.
+        """
+        lines = [_line(self.saved[name]) for name in dict.fromkeys((*ids, *self.saved))]
+        if "".join(lines) != self.path.read_text(encoding="utf-8"):
+            with atomic_writer(self.path) as stream:
+                stream.writelines(lines)
+
+
+def _line(answer: Mapping[str, Any]) -> str:
+    return json.dumps(answer, ensure_ascii=False) + "\n"
+
+
+def shard_folder(folder: Path, shard: tuple[int, int] | None) -> Path:
+    """Where a share of the answers goes.
+
+    >>> shard_folder(Path("eval"), (2, 4)).as_posix()
+    'eval/shard-2-of-4'
+    """
+    return folder if shard is None else folder / f"shard-{shard[0]}-of-{shard[1]}"
+
+
+def check(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
+    """Refuse a folder whose answers were asked for otherwise, before a model is loaded.
+
+    Args:
+        folder: Of the journal; need not exist.
+        settings: What shapes the answers.
+        fresh: Answers that are there will be thrown away.
+
+    Raises:
+        UsageError: Names the first settings that differ.
+        DataError: Where ``asked.json`` cannot be read.
+    """
+    if fresh or not (folder / ANSWERS).exists():
+        return
+    known = asked_in(folder)
+    if known is None:
+        raise UsageError(f"{folder / ANSWERS} does not say how its answers were asked for", _OTHERWISE)
+    if other := differences(known, settings):
+        raise UsageError(f"{folder} holds answers asked for otherwise: {'; '.join(other[:3])}", _OTHERWISE)
+
+
+_OTHERWISE = "--fresh throws them away and asks again; --out names another folder"
+
+
+def asked_in(folder: Path) -> dict[str, Any] | None:
+    """What ``asked.json`` of a folder says, or None where there is none.
+
+    Raises:
+        DataError: Where it is not JSON.
+    """
+    path = folder / ASKED
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", _OTHERWISE) from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not a JSON object", _OTHERWISE)
+    return found
+
+
+def differences(known: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """How two sets of settings differ, in words; the model's name counts where its weights have no hash.
+
+    >>> differences({"frames": 4, "model": {"name": "a", "sha256": {}}}, {"frames": 8, "model": {"name": "b"}})
+    ['frames 4, now 8', 'model a, now b']
+    """
+    out = []
+    for key in dict.fromkeys((*known, *settings)):
+        if key in ("schema", "versions"):
+            continue
+        before, now = known.get(key), settings.get(key)
+        if key == "model" and isinstance(before, Mapping) and isinstance(now, Mapping):
+            if before.get("sha256") and before.get("sha256") == now.get("sha256"):
+                continue
+            if (before.get("name"), before.get("sha256")) != (now.get("name"), now.get("sha256")):
+                same = before.get("name") == now.get("name")
+                out.append(
+                    "the model's weights changed" if same else f"model {before.get('name')}, now {now.get('name')}"
+                )
+        elif isinstance(before, Mapping) and isinstance(now, Mapping):
+            out += differences(before, now)
+        elif before != now:
+            out.append(f"{key} {_word(before)}, now {_word(now)}")
+    return out
+
+
+def _word(value: Any) -> str:
+    return "by default" if value is None else str(value)
+
+
+@contextmanager
+def journal(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> Iterator[Journal]:
+    """Open a folder's journal for one process.
+
+    Args:
+        folder: Made where missing.
+        settings: Written to ``asked.json``.
+        fresh: Throw away what was answered before.
+
+    Raises:
+        UsageError: As :func:`check`; where another process writes to the folder.
+        DataError: Where the folder cannot be written, or a line is broken.
+    """
+    check(folder, settings, fresh=fresh)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ANSWERS).touch()
+        stream = (folder / ANSWERS).open("r+", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror}", "name another folder with --out") from None
+    with stream:
+        _lock(stream, folder)
+        if fresh:
+            stream.truncate(0)
+        # What was torn by a kill would swallow the line that comes after it.
+        drop_torn_line(folder / ANSWERS)
+        saved = read_saved_answers(folder)
+        write_json(folder / ASKED, {"schema": 1, **settings})
+        stream.seek(0, os.SEEK_END)
+        yield Journal(folder / ANSWERS, saved, stream)
+
+
+def _lock(stream: IO[str], folder: Path) -> None:
+    """Hold the file for this process; it is let go when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nothing keeps two processes apart there
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        hint = "wait for it, or share the work: --shard 1/2 here and --shard 2/2 there"
+        raise UsageError(f"another process is writing answers to {folder}", hint) from None
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last newline of a file."""
+    with path.open("rb+") as raw:
+        size = raw.seek(0, os.SEEK_END)
+        start = size
+        while start:
+            step = min(4096, start)
+            raw.seek(start - step)
+            found = raw.read(step).rfind(b"\n")
+            if found >= 0:
+                raw.truncate(start - step + found + 1)
+                return
+            start -= step
+        raw.truncate(0)
+
+
+def read_saved_answers(folder: Path) -> Saved:
+    """The answers of a folder's ``predictions.jsonl``; the later of two for an id counts, a torn last line does not.
+
+    Raises:
+        DataError: On another broken line.
+    """
+    path = folder / ANSWERS
+    saved: Saved = {}
+    for number, line in read_lines(path, torn=True):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            if not line.endswith("\n"):
+                continue
+            raise DataError(f"{path} line {number}: not JSON", _OTHERWISE) from None
+        if not (
+            isinstance(found, dict) and isinstance(found.get("id"), str) and isinstance(found.get("prediction"), str)
+        ):
+            raise DataError(f"{path} line {number} is no answer of an evaluation", _OTHERWISE)
+        saved[found["id"]] = found
+    return saved
+
+
+def shards(folder: Path) -> list[Path]:
+    """Folders of shares beside each other, as :func:`shard_folder` names them."""
+    return sorted(path for path in folder.glob("shard-*-of-*") if (path / ANSWERS).is_file())
