@@ -133,8 +133,20 @@ def make_clip(work: Path, scene: int, question: str) -> None:
     clips.mkdir(exist_ok=True)
     for ending in (".mp4", ".camera.json"):
         shutil.copyfile(rooms / "vsibench" / "rooms" / f"scene{scene:04d}_00{ending}", clips / f"room{ending}")
-    rft3d("infer", clips / "room.mp4", question, "--out", work / "answer")
+    make_pictures(work, question)
+
+
+def make_pictures(work: Path, question: str) -> None:
+    """The shipped model's answer about the shipped clip: three moments of its video, and its page in a browser."""
+    rft3d("infer", HERE / "clips" / "room.mp4", question, "--out", work / "answer")
     strip(work / "answer" / "video.mp4", HERE / "answer.png")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        print("no Chromium: assets/scene.png stays as it is")
+        return
+    page = (work / "answer" / "scene.html").resolve().as_uri()
+    seen = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,900")
+    subprocess.run([browser, *seen, f"--screenshot={HERE / 'scene.png'}", page], check=True, capture_output=True)
 
 
 def strip(video: Path, picture: Path) -> None:
@@ -154,9 +166,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("assets-work"), help="folder for rooms, records and runs")
     parser.add_argument("--scene", type=int, default=3, help="which of the filmed rooms is shipped")
     parser.add_argument("--question", default="find every object", help="what is asked about it")
+    parser.add_argument("--pictures", action="store_true", help="only the pictures of the answer, in seconds")
     options = parser.parse_args()
     work = options.work
     work.mkdir(parents=True, exist_ok=True)
+    if options.pictures:
+        make_pictures(work, options.question)
+        return
     make_rooms(work)
     make_records(work)
     make_models(work)

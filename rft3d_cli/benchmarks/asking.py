@@ -165,14 +165,16 @@ def predict(
     hashes = weight_hashes(asked.model)
     settings = asked.settings(hashes, records)
     folder = journals.shard_folder(out, shard)
+    # A model that cannot be loaded leaves nothing behind.
+    asking = None if journals.begun(folder) or journals.shards(out) else _Asking(asked)
     with journals.journal(folder, settings, fresh=fresh) as book:
-        if shard is None:
+        if shard is None and not fresh:
             _take_shares(out, book, settings)
         lost: dict[str, str] = {}
         count = 0
         if not book.has(records):
             (out / "result.json").unlink(missing_ok=True)
-            count = _Asking(asked, folder, book, lost).ask(by_video(records), shard)
+            count = (asking or _Asking(asked)).ask(by_video(records), shard, folder, book, lost)
         saved = {record.id: book.saved[record.id] for record in records if book.has([record])}
         if shard is None:
             book.settle(list(saved))
@@ -208,13 +210,13 @@ def _write_lost(path: Path, lost: Mapping[str, str]) -> None:
 
 
 class _Asking:
-    """One process's share of the questions, asked."""
+    """A loaded model and the questions that one process asks it."""
 
-    def __init__(self, asked: Asked, folder: Path, book: journals.Journal, lost: dict[str, str]) -> None:
+    def __init__(self, asked: Asked) -> None:
         from rft3d_cli.models.inputs import FrameStore
         from rft3d_cli.models.loader import load_speaker
 
-        self.asked, self.book, self.lost, self.plan = asked, book, lost, folder / PLAN
+        self.asked = asked
         self.model, self.processor = load_speaker(asked.model)
         self.store = FrameStore(
             asked.media_root,
@@ -224,14 +226,29 @@ class _Asking:
             tags=asked.tags,
             blind=asked.blind,
         )
-        self.planned = _planned(self.plan)
 
-    def ask(self, records: Sequence[Record], shard: tuple[int, int] | None) -> int:
-        """Ask the batches that are not whole yet.
+    def ask(
+        self,
+        records: Sequence[Record],
+        shard: tuple[int, int] | None,
+        folder: Path,
+        book: journals.Journal,
+        lost: dict[str, str],
+    ) -> int:
+        """Ask the batches of a share that are not whole yet.
+
+        Args:
+            records: All records, in the order in which they are asked.
+            shard: The share.
+            folder: Where the plan of frames is written.
+            book: The journal of that folder.
+            lost: Gets why records could not be asked, by id.
 
         Returns:
             How many records were answered.
         """
+        self.book, self.lost, self.plan = book, lost, folder / PLAN
+        self.planned = _planned(self.plan)
         size = self.asked.decoding.batch or self.batch_size(records)
         starts = share(range(0, len(records), size), shard)
         wanted = [start for start in starts if not self.book.has(records[start : start + size])]

@@ -78,7 +78,20 @@ class Comparison:
     notes: list[str]
 
     def document(self, a: Evaluation, b: Evaluation, seed: int) -> dict[str, Any]:
-        """The comparison as JSON, without the changed records."""
+        """The comparison as JSON, without the changed records.
+
+        Args:
+            a: The first side.
+            b: The second side.
+            seed: Of the resamples.
+
+        >>> row = Difference("overall", 2, 40.0, 50.0, 10.0, None, None)
+        >>> found = Comparison("vsibench", 2, None, [row], [], {"better": 1, "worse": 0, "same": 1}, {}, [])
+        >>> side = Evaluation(Path("before"), {}, {}, {})
+        >>> document = found.document(side, side, seed=0)
+        >>> document["headline"], document["measures"]["overall"]["difference"], document["interval"]["method"]
+        ('overall', 10.0, 'paired bootstrap by record')
+        """
         found: dict[str, Any] = clean(
             {
                 "benchmark": self.benchmark,
@@ -113,6 +126,14 @@ def read_evaluation(path: Path) -> Evaluation:
 
     Raises:
         DataError: Where there are no details, or a file is broken.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     line = {"id": "a", "score": 1.0, "parts": {}, "answer": "4", "why": "", "scene": "scene0000_00"}
+    ...     _ = (Path(folder) / "details.jsonl").write_text(json.dumps(line))
+    ...     side = read_evaluation(Path(folder))
+    >>> list(side.details), side.facts["a"]["scene"], side.document
+    (['a'], 'scene0000_00', {})
     """
     if not path.exists():
         raise DataError(f"{path} does not exist", "name the folder of an evaluation")
@@ -200,7 +221,11 @@ def _data(said: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def model_of(side: Evaluation) -> str | None:
-    """The name of the model that answered, or the file of the predictions."""
+    """The name of the model that answered, or the file of the predictions.
+
+    >>> model_of(Evaluation(Path("eval"), {"model": {"name": "tiny"}}, {}, {}))
+    'tiny'
+    """
     model, said = side.document.get("model"), side.document.get("predictions")
     for found in (model, said):
         if isinstance(found, dict):
@@ -222,6 +247,14 @@ def compare(a: Evaluation, b: Evaluation, *, common: bool = False, seed: int = 0
     Raises:
         UsageError: On two benchmarks.
         DataError: On different data, or no common record.
+
+    >>> def side(*scores: float) -> Evaluation:
+    ...     names = [f"q{i}" for i in range(len(scores))]
+    ...     lines = {n: {"id": n, "score": s, "parts": {}, "answer": "", "why": ""} for n, s in zip(names, scores)}
+    ...     return Evaluation(Path("x"), {}, lines, {n: {"scene": n} for n in names})
+    >>> found = compare(side(0.0, 1.0, 0.0), side(1.0, 1.0, 0.5))
+    >>> found.rows[0].difference, found.counts
+    (50.0, {'better': 2, 'worse': 0, 'same': 1})
     """
     names = [side.document.get("benchmark") for side in (a, b)]
     if None not in names and names[0] != names[1]:

@@ -42,7 +42,13 @@ def question_hash(record: Record) -> str:
 
 
 def question_hash_of_all(records: Sequence[Record]) -> str:
-    """A short hash of all records' questions, in their order."""
+    """A short hash of all records' questions, in their order.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> one, two = example_record("number"), example_record("choice")
+    >>> question_hash_of_all([one, two]) == question_hash_of_all([two, one])
+    False
+    """
     return hashlib.sha256("".join(map(question_hash, records)).encode()).hexdigest()[:12]
 
 
@@ -61,13 +67,29 @@ class Journal:
     stream: IO[str] = field(repr=False)
 
     def has(self, records: Sequence[Record]) -> bool:
-        """Whether all of these were answered, as they are now."""
+        """Whether all of these were answered, as they are now.
+
+        >>> import io
+        >>> from rft3d_cli.examples import example_record
+        >>> record = example_record("number")
+        >>> line = {"id": record.id, "prediction": "2", "of": question_hash(record)}
+        >>> book = Journal(Path(), {record.id: line}, io.StringIO())
+        >>> book.has([record]), book.has([record, example_record("choice")])
+        (True, False)
+        """
         return all(
             record.id in self.saved and self.saved[record.id]["of"] == question_hash(record) for record in records
         )
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Write the answers of one batch; they are on the disk when this returns."""
+        """Write the answers of one batch; they are on the disk when this returns.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, journal(Path(folder), {}, fresh=False) as book:
+        ...     book.append([{"id": "a", "prediction": "4", "of": "1f"}])
+        ...     len(book.path.read_text().splitlines())
+        1
+        """
         self.stream.write("".join(map(_line, lines)))
         self.stream.flush()
         os.fsync(self.stream.fileno())
@@ -78,6 +100,13 @@ class Journal:
 
         Args:
             ids: Of answers that are there. Answers to other records are kept behind them.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, journal(Path(folder), {}, fresh=False) as book:
+        ...     book.append([{"id": name, "prediction": "4", "of": "1f"} for name in ("b", "a")])
+        ...     book.settle(["a"])
+        ...     [json.loads(line)["id"] for line in book.path.read_text().splitlines()]
+        ['a', 'b']
         """
         lines = [_line(self.saved[name]) for name in dict.fromkeys((*ids, *self.saved))]
         if "".join(lines) != self.path.read_text(encoding="utf-8"):
@@ -98,6 +127,15 @@ def shard_folder(folder: Path, shard: tuple[int, int] | None) -> Path:
     return folder if shard is None else folder / f"shard-{shard[0]}-of-{shard[1]}"
 
 
+def begun(folder: Path) -> bool:
+    """Whether a folder has a journal.
+
+    >>> begun(Path("nowhere"))
+    False
+    """
+    return (folder / ANSWERS).exists()
+
+
 def check(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     """Refuse a folder whose answers were asked for otherwise, before a model is loaded.
 
@@ -109,6 +147,8 @@ def check(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
     Raises:
         UsageError: Names the first settings that differ.
         DataError: Where ``asked.json`` cannot be read.
+
+    >>> check(Path("nowhere"), {"frames": 4}, fresh=False)
     """
     if fresh or not (folder / ANSWERS).exists():
         return
@@ -127,6 +167,9 @@ def asked_in(folder: Path) -> dict[str, Any] | None:
 
     Raises:
         DataError: Where it is not JSON.
+
+    >>> asked_in(Path("nowhere")) is None
+    True
     """
     path = folder / ASKED
     try:
@@ -182,6 +225,14 @@ def journal(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> Iterat
     Raises:
         UsageError: As :func:`check`; where another process writes to the folder.
         DataError: Where the folder cannot be written, or a line is broken.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with journal(Path(folder), {"frames": 4}, fresh=False) as book:
+    ...         book.append([{"id": "a", "prediction": "4", "of": "1f"}])
+    ...     with journal(Path(folder), {"frames": 4}, fresh=False) as again:
+    ...         list(again.saved)
+    ['a']
     """
     check(folder, settings, fresh=fresh)
     try:
@@ -216,7 +267,16 @@ def _lock(stream: IO[str], folder: Path) -> None:
 
 
 def drop_torn_line(path: Path) -> None:
-    """Cut off what follows the last newline of a file."""
+    r"""Cut off what follows the last newline of a file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "lines"
+    ...     _ = path.write_bytes(b"whole\nto")
+    ...     drop_torn_line(path)
+    ...     path.read_bytes()
+    b'whole\n'
+    """
     with path.open("rb+") as raw:
         size = raw.seek(0, os.SEEK_END)
         start = size
@@ -236,6 +296,13 @@ def read_saved_answers(folder: Path) -> Saved:
 
     Raises:
         DataError: On another broken line.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lines = ('{"id": "a", "prediction": "1"}', '{"id": "a", "prediction": "2"}', '{"id": "b", "pre')
+    ...     _ = (Path(folder) / ANSWERS).write_text(chr(10).join(lines))
+    ...     read_saved_answers(Path(folder))
+    {'a': {'id': 'a', 'prediction': '2'}}
     """
     path = folder / ANSWERS
     saved: Saved = {}
@@ -255,5 +322,9 @@ def read_saved_answers(folder: Path) -> Saved:
 
 
 def shards(folder: Path) -> list[Path]:
-    """Folders of shares beside each other, as :func:`shard_folder` names them."""
+    """Folders of shares beside each other, as :func:`shard_folder` names them.
+
+    >>> shards(Path("nowhere"))
+    []
+    """
     return sorted(path for path in folder.glob("shard-*-of-*") if (path / ANSWERS).is_file())

@@ -45,7 +45,12 @@ class Table:
     width: int = 0
 
     def add(self, a: Floats, b: Floats) -> slice:
-        """Columns ``(N, k)`` of both sides; where they stand in the sums."""
+        """Columns ``(N, k)`` of both sides; where they stand in the sums.
+
+        >>> table = Table()
+        >>> table.add(np.ones((2, 3)), np.zeros((2, 3))), table.add(np.ones((2, 1)), np.ones((2, 1)))
+        (slice(0, 3, None), slice(3, 4, None))
+        """
         self.a.append(a)
         self.b.append(b)
         start, self.width = self.width, self.width + a.shape[1]

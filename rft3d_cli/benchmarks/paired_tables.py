@@ -29,6 +29,10 @@ def table_of(benchmark: str | None, a: Lines, b: Lines, facts: Facts) -> Table:
 
     Returns:
         A table whose first number is the one to look at.
+
+    >>> lines = [{"score": 1.0, "parts": {}}, {"score": 0.0, "parts": {}}]
+    >>> [measure.key for measure in table_of(None, lines, lines, [{}, {}]).measures]
+    ['score']
     """
     table = _BUILD.get(benchmark or "", _plain)(a, b, facts)
     return table if table is not None else _plain(a, b, facts)

@@ -51,7 +51,12 @@ class Benchmark:
         return found
 
     def owns(self, record: Record) -> bool:
-        """Whether it scores a record."""
+        """Whether it scores a record.
+
+        >>> from rft3d_cli.examples import example_record
+        >>> BENCHMARKS["detection"].owns(example_record("detection")), BENCHMARKS["sqa3d"].owns(example_record("text"))
+        (True, False)
+        """
         if record.task not in self.tasks:
             return False
         return self.tasks != ("text",) or record.meta.dataset == self.written

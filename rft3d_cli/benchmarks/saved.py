@@ -60,6 +60,12 @@ class Saved:
 
         Raises:
             DataError: Where the id has another prediction already.
+
+        >>> saved = Saved()
+        >>> for text in ("A", "A", "B"):
+        ...     saved.add("7", text, "answers.jsonl")
+        Traceback (most recent call last):
+        rft3d_cli.errors.DataError: answers.jsonl: another prediction for id '7'
         """
         if self.predictions.setdefault(name, text) != text:
             raise DataError(f"{where}: another prediction for id {name!r}", "keep one prediction for each id")

@@ -36,6 +36,13 @@ def read_table(path: Path) -> list[Row]:
 
     Raises:
         DataError: Where the file is broken, too large, has no head, or a row has more cells than the head.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "answers.csv"
+    ...     _ = path.write_text("index,prediction" + chr(10) + "7,A chair" + chr(10))
+    ...     [cells for _, cells in read_table(path)]
+    [{'index': '7', 'prediction': 'A chair'}]
     """
     if path.suffix.lower() == ".xlsx":
         return _named(path, _workbook(path))

@@ -139,7 +139,9 @@ class Answer:
             wrote = wrote if len(wrote) <= SHOWN else f"{wrote[: SHOWN - 1].rstrip()}…"
             return [f"no {_WANTED[task]} could be read: {self.why}", *([f"the model wrote: {wrote}"] if wrote else [])]
         if len(self.boxes):
-            camera = f"from the camera in frame {self.frame}"
+            # Questions see other frames than each other: the time says which one is meant wherever it is shown.
+            when = f" ({self.times[self.frame]:.2f} s)" if self.times else ""
+            camera = f"from the camera in frame {self.frame}{when}"
             return [f"{label}, {camera}: {describe_box(box)}" for label, box in self.boxes]
         if task == "detection":
             return ["nothing of the kind is in sight"]

@@ -97,10 +97,10 @@ BAD = {
         SCORE.replace("detection", "scanrefer"), 3, "all.jsonl", "holds no grounding records, only detection", field()
     ),
     "predictions that are missing": Bad(SCORE.replace("said", "no"), 3, "no.jsonl", "does not exist"),
-    "predictions that are a folder": Bad(SCORE, 3, "said.jsonl", "is a folder", folder("said.jsonl")),
+    "predictions that are a folder": Bad(SCORE, 3, "said.jsonl", "holds no predictions.jsonl", folder("said.jsonl")),
     "predictions that are not JSON": Bad(SCORE, 3, "said.jsonl line 1", "Expecting value", write("said.jsonl", "x\n")),
     "predictions that are records": Bad(
-        SCORE.replace("said", "all"), 3, "all.jsonl line 1", "a prediction is an object"
+        SCORE.replace("said", "all"), 3, "all.jsonl line 1", "no prediction among schema"
     ),
     "a prediction that is a number": Bad(
         SCORE, 3, "said.jsonl line 1", "prediction must be text", write("said.jsonl", '{"id": "a", "prediction": 4}\n')
@@ -125,7 +125,7 @@ BAD = {
     "a video that is text": Bad(ASK, 3, "clip.mp4", "is not a video", write("clip.mp4", "hello")),
     "a video that is noise": Bad(ASK, 3, "clip.mp4", "is not a video", write("clip.mp4", bytes(range(256)) * 64)),
     "a video without its index": Bad(ASK, 3, "clip.mp4", "", cut("clip.mp4", 0.02)),
-    "a folder without pictures": Bad(ASK.replace("clip.mp4", "rooms"), 3, "rooms", "holds no images"),
+    "a folder without pictures": Bad(ASK.replace("clip.mp4", "rooms"), 3, "rooms", "holds neither frames nor videos"),
     "a picture that is text": Bad(
         ASK.replace("clip.mp4", "frames"), 3, "frames/1.png", "cannot be read as an image",
         lambda: (Path("frames").mkdir(), Path("frames/1.png").write_text("hello")),
@@ -150,7 +150,7 @@ BAD = {
         ASK, 3, "clip.camera.json", "is wrong",
         write("clip.camera.json", '{"intrinsic": [[9, 0, 4], [0, 9, 3], [0, 0, 1]], "image_size": [1e999, 4]}'),
     ),
-    "answers into a file": Bad(f"{ASK} --max-tokens 1 --out all.jsonl", 3, "all.jsonl", "cannot be written"),
+    "answers into a file": Bad(f"{ASK} --max-tokens 1 --out all.jsonl", 3, "all.jsonl", "is a file, where"),
     # ---- sft and grpo
     "an unknown recipe": Bad("grpo --recipe dett", 2, "`dett`", "no recipe"),
     "a recipe that is empty": Bad("sft --recipe sft.yaml", 2, "sft.yaml", "holds no keys", write("sft.yaml", "")),

@@ -69,7 +69,7 @@ def drawn(picture: np.ndarray, original: np.ndarray) -> np.ndarray:
 def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
     shown = ask("where is the chair?")
     words = (
-        "chair, from the camera in frame 1: 0.10 m right, 0.10 m down, 2.00 m ahead; "
+        "chair, from the camera in frame 1 (1.75 s): 0.10 m right, 0.10 m down, 2.00 m ahead; "
         "size 0.60 x 0.60 x 0.60 m, turned 0 degrees\n"
     )
     assert (shown.code, shown.out) == (0, words)

@@ -59,7 +59,8 @@ def row(name: str) -> Row:
 
 
 def test_every_model_that_a_shipped_recipe_names_is_known() -> None:
-    assert {load_recipe(name).config.model.name for name in shipped_recipes()} <= KNOWN.keys()
+    named = {load_recipe(name).config.model.name for name in shipped_recipes()}
+    assert {name for name in named if not name.startswith("runs/")} <= KNOWN.keys()
     assert VGGT in KNOWN
     assert {*SHIPPED, *FRESH} == KNOWN.keys() - {*HUB}
 
