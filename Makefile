@@ -52,6 +52,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python bench/rewards.py
 	$(BIN)/python bench/data.py
 	$(BIN)/python bench/prepare.py
+	$(BIN)/python bench/score.py
 	$(BIN)/python bench/fullsize.py
 	$(BIN)/python bench/grpo_step.py --quick
 

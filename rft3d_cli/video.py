@@ -11,7 +11,6 @@ import math
 import os
 import re
 import stat
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -24,17 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rft3d_cli import _video_plan as plan
+from rft3d_cli._video_images import IMAGE_FORMATS as IMAGE_FORMATS
+from rft3d_cli._video_images import Image as Image
+from rft3d_cli._video_images import read_image, resized
 from rft3d_cli.errors import DataError, SetupError, UsageError
 from rft3d_cli.files import atomic_path
 from rft3d_cli.samplers import Sampler
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
-
-IMAGE_FORMATS = ("JPEG", "PNG")
-"""What a frame may be. Pillow knows many more, and hands some of them to programs outside."""
-
-Image = npt.NDArray[np.uint8]
 
 SAMPLERS = (*get_args(Sampler), "fps")
 """Names of the samplers; the first is the default."""
@@ -81,6 +78,7 @@ class Frames:
         info: The clip.
         damaged: Whether damage was met on the way; parts that were not needed are not looked at.
         notes: What a record of the run should say about these frames.
+        made: What :func:`open_video_sets` was told to make of each frame; empty where nothing.
     """
 
     images: list[Image]
@@ -89,6 +87,11 @@ class Frames:
     info: VideoInfo
     damaged: bool = False
     notes: list[str] = field(default_factory=list)
+    made: list[Any] = field(default_factory=list)
+
+
+Keep = Callable[[VideoInfo, int, Image], tuple[Image, Any]]
+"""From the clip, a frame's number and the whole frame to the image that is kept of it, and to anything made of it."""
 
 
 def sample_indices(
@@ -213,6 +216,7 @@ def _read_sets(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     threads: int = 1,
+    keep: Keep | None = None,
 ) -> list[Frames]:
     for frames in counts:
         _check_request(frames, sampler, fps)
@@ -227,12 +231,13 @@ def _read_sets(
     wanted = set().union(*sets)
 
     faults = plan.Faults()
-    images: dict[int, Image] = {}
+    images: dict[int, tuple[Image, Any]] = {}
     info: VideoInfo | None = None
     lost: set[int] = set()
     for number, frame, exact in plan.decode_frames(path, timeline, sorted(wanted), threads, faults):
         info = info or _info(path, timeline, frame)
-        images[number] = _to_rgb(frame, size or (info.width, info.height))
+        image = _to_rgb(frame, size or (info.width, info.height))
+        images[number] = keep(info, number, image) if keep else (image, None)
         if not exact:
             lost.add(number)
     if info is None:
@@ -250,12 +255,13 @@ def _read_sets(
         damaged = timeline.damaged or bool(faults or missing)
         found.append(
             Frames(
-                images=[images[number] for number in indices],
+                images=[images[number][0] for number in indices],
                 indices=indices,
                 times=[timeline.times[number] for number in indices],
                 info=replace(info, damaged=damaged),
                 damaged=damaged,
                 notes=notes,
+                made=[images[number][1] for number in indices] if keep else [],
             )
         )
     return found
@@ -329,22 +335,28 @@ def read_folder(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fp
 
 
 def _read_folder_sets(
-    path: str | Path, counts: Sequence[int], sampler: str, *, fps: float | None = None
+    path: str | Path, counts: Sequence[int], sampler: str, *, fps: float | None = None, keep: Keep | None = None
 ) -> list[Frames]:
     for frames in counts:
         _check_request(frames, sampler, fps)
     path = Path(path)
     files = _pictures_of(path)
     sets = [sample_indices(len(files), frames, sampler, times=range(len(files)), fps=fps) for frames in counts]
-    images = {number: _read_image(files[number]) for number in sorted(set().union(*sets))}
-    height, width, _ = images[sets[0][0]].shape
+    first = read_image(files[sets[0][0]])
+    height, width, _ = first.shape
+    info = VideoInfo(width, height, len(files), float(len(files)), 1.0, "images")
+    images: dict[int, tuple[Image, Any]] = {}
+    for number in sorted(set().union(*sets)):
+        image = first if number == sets[0][0] else read_image(files[number])
+        images[number] = keep(info, number, image) if keep else (image, None)
     return [
         Frames(
-            images=[images[number] for number in indices],
+            images=[images[number][0] for number in indices],
             indices=indices,
             times=[float(number) for number in indices],
-            info=VideoInfo(width, height, len(files), float(len(files)), 1.0, "images"),
+            info=info,
             notes=[_repeats(frames, len(files))] if frames > len(files) and len(indices) > len(set(indices)) else [],
+            made=[images[number][1] for number in indices] if keep else [],
         )
         for frames, indices in zip(counts, sets, strict=True)
     ]
@@ -370,25 +382,6 @@ def by_number(file: Path) -> tuple[list[tuple[int, str]], str]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], file.name
 
 
-def _read_image(file: Path) -> Image:
-    from PIL import Image as Pillow
-    from PIL import ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            # Pillow's own warning about large images: the check below says it better.
-            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
-            image = Pillow.open(file, formats=IMAGE_FORMATS)
-        with image:
-            plan.check_size(file, *image.size)
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Pillow.DecompressionBombError:
-        raise DataError(f"{file} has more than {plan.MAX_PIXELS} pixels", "scale it down first") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        reason = "permission denied" if isinstance(error, PermissionError) else "it is damaged or of another kind"
-        raise DataError(f"{file} cannot be read as an image: {reason}") from None
-
-
 def open_video(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fps: float | None = None) -> Frames:
     """Read frames of a video file or of a folder of images; see :func:`read_frames` and :func:`read_folder`."""
     read = read_folder if stat.S_ISDIR(_status(Path(path)).st_mode) else read_frames
@@ -396,7 +389,12 @@ def open_video(path: str | Path, frames: int, sampler: str = SAMPLERS[0], *, fps
 
 
 def open_video_sets(
-    path: str | Path, counts: Sequence[int], sampler: str = SAMPLERS[0], *, fps: float | None = None
+    path: str | Path,
+    counts: Sequence[int],
+    sampler: str = SAMPLERS[0],
+    *,
+    fps: float | None = None,
+    keep: Keep | None = None,
 ) -> list[Frames]:
     """Several samplings of one clip, for which every frame is decoded once at most.
 
@@ -405,6 +403,8 @@ def open_video_sets(
         counts: Frames of each sampling, see :func:`sample_indices`.
         sampler: One of :data:`SAMPLERS`.
         fps: Frames a second for the sampler ``fps``.
+        keep: What is kept of each frame, called as soon as it is read; by default the whole frame. Where only a
+            smaller copy is kept, memory grows with that.
 
     Returns:
         What :func:`open_video` returns for each count; frames that two of them share are the same array.
@@ -414,7 +414,7 @@ def open_video_sets(
         DataError: Where the clip cannot be read.
     """
     read = _read_folder_sets if stat.S_ISDIR(_status(Path(path)).st_mode) else _read_sets
-    return read(path, counts, sampler, fps=fps)
+    return read(path, counts, sampler, fps=fps, keep=keep)
 
 
 def stream_frames(
@@ -441,7 +441,7 @@ def stream_frames(
     if stat.S_ISDIR(_status(Path(path)).st_mode):
         files = _pictures_of(Path(path))
         for number in choose([float(second) for second in range(len(files))]):
-            image = _resized(_read_image(files[number]), size)
+            image = resized(read_image(files[number]), size)
             size = size or (image.shape[1], image.shape[0])
             yield number, float(number), image
         return
@@ -456,14 +456,6 @@ def stream_frames(
             info = _info(path, timeline, frame)
             size = info.width, info.height
         yield number, timeline.times[number], _to_rgb(frame, size)
-
-
-def _resized(image: Image, size: tuple[int, int] | None) -> Image:
-    from PIL import Image as Pillow
-
-    if size is None or image.shape[1::-1] == size:
-        return image
-    return np.asarray(Pillow.fromarray(image).resize(size, Pillow.Resampling.BICUBIC))
 
 
 def write_mp4(path: str | Path, images: Iterable[Image], fps: float, *, crf: int = 20) -> None:

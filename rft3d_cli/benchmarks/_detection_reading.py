@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rft3d_cli.answers import read_boxes
 from rft3d_cli.answers.literal import read_literal
 from rft3d_cli.answers.objects import object_spans
-from rft3d_cli.answers.scan import answer_region
+from rft3d_cli.answers.scan import answer_region, scan_objects
 from rft3d_cli.benchmarks.official import as_box, strip_fence
 from rft3d_cli.benchmarks.result import official_text, writable
 from rft3d_cli.errors import DataError
 from rft3d_cli.geometry.boxes import Floats
 
+_KEYS = frozenset({"label", "bbox_3d"})
 UNLABELLED = "(no label)"
 """Where the robust scorer counts objects whose label cannot be read."""
 
@@ -32,6 +33,8 @@ class Reading:
         why: Where something was lost, the first reason.
         confidence: How sure the model is of each box, where that is known.
         unsure: Boxes that were left out for their confidence.
+        lines: Where the official reader's boxes stand: start and end of each one's line, in characters of the text
+            that it was given. Empty for the robust one.
     """
 
     labels: list[str] = field(default_factory=list)
@@ -41,6 +44,7 @@ class Reading:
     why: str = ""
     confidence: list[float] | None = None
     unsure: int = 0
+    lines: list[tuple[int, int]] = field(default_factory=list)
 
     def places(self, confidence: float) -> list[int]:
         """Which boxes the model is at least so sure of; all where that is not known."""
@@ -58,6 +62,7 @@ class Reading:
             boxes=[self.boxes[i] for i in kept],
             confidence=[self.confidence[i] for i in kept],
             unsure=len(self.labels) - len(kept),
+            lines=[self.lines[i] for i in kept] if self.lines else [],
         )
 
 
@@ -78,7 +83,8 @@ def with_confidence(
     """A reading with the confidence of each of its boxes.
 
     Confidences are given for the ``{…}`` objects of the text, whether they are boxes or not. Each box that was read
-    takes the value of the object that reads as that box by itself; one that no object reads as, minus infinity.
+    takes the value of the object that stands where it was read and reads as that box by itself; one that no such object
+    reads as, minus infinity.
 
     Args:
         reading: What the text says.
@@ -101,21 +107,61 @@ def with_confidence(
         raise DataError(f"prediction {name}: a confidence is not a finite number")
     if not reading.labels:
         return replace(reading, confidence=[])
-    alone: Callable[[str], Reading]
+    objects = list(zip(spans, map(float, values), strict=True))
     if scorer == "robust":
-        body, alone = answer_region(text).text, _read_robust_object
+        confidence = _by_object(reading, text, objects)
     else:
         text = writable(text)
-        body, alone = official_text(text, answer_style), _read_official
-    first = max(text.rfind(body), 0)
-    found: dict[tuple[str, bytes], deque[float]] = {}
-    for (start, end), value in zip(spans, values, strict=True):
-        if start >= first:
-            one = alone(text[start:end])
-            for key in _keys(one):
-                found.setdefault(key, deque()).append(float(value))
-    confidence = [found[key].popleft() if found.get(key) else -math.inf for key in _keys(reading)]
+        confidence = _by_line(reading, text, objects, _start(text, official_text(text, answer_style)))
     return replace(reading, confidence=confidence)
+
+
+Objects = list[tuple[tuple[int, int], float]]
+"""Start and end of each object of a text, and its confidence, in order."""
+
+
+def _by_line(reading: Reading, text: str, objects: Objects, first: int) -> list[float]:
+    """The official reader's boxes: each is a line by itself."""
+    out, place = [], 0
+    for key, (start, end) in zip(_keys(reading), reading.lines, strict=True):
+        while place < len(objects) and objects[place][0][0] < first + start:
+            place += 1
+        value = -math.inf
+        while place < len(objects) and objects[place][0][1] <= first + end:
+            (a, b), sure = objects[place]
+            place += 1
+            if key in _keys(_read_official(text[a:b])):
+                value = sure
+                break
+        out.append(value)
+    return out
+
+
+def _by_object(reading: Reading, text: str, objects: Objects) -> list[float]:
+    """The robust reader's boxes: of the objects that it takes, each is the first left that reads as the box."""
+    body = answer_region(text).text
+    first = _start(text, body)
+    taken = {(first + one.start, first + one.end) for one in scan_objects(body, _KEYS).objects}
+    found: dict[tuple[str, bytes], deque[float]] = {}
+    for span, value in objects:
+        if span in taken:
+            # One object of a list: there it is read whatever it holds.
+            for key in _keys(_read_robust(f"[{text[slice(*span)]}]")):
+                found.setdefault(key, deque()).append(value)
+    return [found[key].popleft() if found.get(key) else -math.inf for key in _keys(reading)]
+
+
+def _start(text: str, body: str) -> int:
+    """Where the answer stands in a text, of which the same may stand in the thinking as well."""
+    if body == text:
+        return 0
+    other = "x" * len(body)
+    place = text.rfind(body)
+    while place >= 0:
+        if answer_region(text[:place] + other + text[place + len(body) :]).text.strip() == other:
+            return place
+        place = text.rfind(body, 0, place + len(body) - 1)
+    return 0
 
 
 def _keys(reading: Reading) -> list[tuple[str, bytes]]:
@@ -129,7 +175,10 @@ def _read_official(text: str) -> Reading:
     out = Reading()
     body = strip_fence(text)
     lost = ""
+    # Where the fence ends: it is undressed from both sides.
+    end = len(text) - len(text.lstrip("\n").lstrip("`").lstrip("json").lstrip("\n")) - 1
     for line in body.split("\n"):
+        start, end = end + 1, end + 1 + len(line)
         line = line.strip().strip(",")
         if "bbox_3d" not in line and "label" not in line:
             continue
@@ -143,6 +192,7 @@ def _read_official(text: str) -> Reading:
             continue
         out.labels.append(writable(label) if isinstance(label, str) else repr(label))
         out.boxes.append(box)
+        out.lines.append((start, end))
     # The public scorer knows no unreadable answers; ours to tell "nothing there" from "nothing read".
     out.readable = bool(out.labels) or (not out.dropped and "".join(body.split()) == "[]")
     out.why = lost or ("" if out.readable else "no line with a box")
@@ -164,8 +214,3 @@ def _read_robust(text: str) -> Reading:
     lost = [item.label or UNLABELLED for item in answer.dropped]
     why = answer.dropped[0].reason if answer.dropped else answer.why
     return Reading([*answer.boxes.labels, *lost], [*answer.boxes.boxes, *[None] * len(lost)], 0, answer.found, why)
-
-
-def _read_robust_object(text: str) -> Reading:
-    """One object of a list: there it is read whatever it holds."""
-    return _read_robust(f"[{text}]")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,11 @@ from rft3d_cli.samplers import Sampler
 if TYPE_CHECKING:
     from rft3d_cli.models.predict import Decoding
 
-PLAN = "frames.jsonl"
-"""Which frames of each clip were shown, one line a clip."""
 BATCH_TOKENS = 32_768
 """Tokens of pixels in a forward pass where no batch size is given: four clips of a 4B model, all 32 of tiny's."""
 MOST = 32
+STALE = ("result.json", "details.jsonl")
+"""Files of a folder that would seem to be about answers that are now asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,19 +51,36 @@ class Asked:
     blind: bool = False
     confidence: bool = False
 
-    def settings(self, hashes: Mapping[str, str], records: Sequence[Record]) -> dict[str, Any]:
+    def marks(self, records: Sequence[Record]) -> dict[str, str]:
+        """What each record's answer is an answer to, by id.
+
+        >>> from rft3d_cli.models.predict import Decoding
+        >>> Asked("tiny", Decoding(), None, Path()).marks([])
+        {}
+        """
+        return journals.marks(records, None if self.blind else self.media_root)
+
+    def settings(self, marks: Mapping[str, str]) -> dict[str, Any]:
         """What shapes the answers, and so must be the same for them to be taken up again.
 
         Args:
-            hashes: SHA-256 of the model's files.
-            records: What is asked. Draws depend on all of it, greedy answers each on its own record.
+            marks: Of what is asked. Draws depend on all of it, greedy answers each on its own record.
+
+        Raises:
+            SetupError: Where there is no such model.
 
         >>> from rft3d_cli.models.predict import Decoding
-        >>> Asked("tiny", Decoding(max_tokens=16), None, Path()).settings({}, [])["decoding"]
+        >>> Asked("tiny", Decoding(max_tokens=16), None, Path()).settings({})["decoding"]
         {'greedy': True, 'max_tokens': 16, 'repetition_penalty': 1.0}
         """
+        from rft3d_cli.models.loader import settings_hash, weight_hashes
+
         out: dict[str, Any] = {
-            "model": {"name": self.model, "sha256": dict(hashes)},
+            "model": {
+                "name": self.model,
+                "sha256": weight_hashes(self.model),
+                "settings_sha256": settings_hash(self.model),
+            },
             "decoding": self.decoding.document(),
             "frames": self.frames,
             "sampler": self.sampler,
@@ -71,7 +89,7 @@ class Asked:
             "confidence": self.confidence,
         }
         if self.decoding.sample:
-            out["records"] = journals.question_hash_of_all(records)
+            out["records"] = hashlib.sha256(" ".join(marks.values()).encode()).hexdigest()[:12]
         return out
 
 
@@ -83,6 +101,7 @@ class Said:
         predictions: Record id → text, in the order of the records.
         confidence: Record id → log-probability of each box of its answer, where that was asked for.
         lost: Why records could not be asked, by id.
+        damaged: Clips of which some frames could not be read and others stand in their place.
         about: What the result says of the model.
         run: What differs from one process to the next: seconds, how many were asked now and how many before.
     """
@@ -90,6 +109,7 @@ class Said:
     predictions: dict[str, str]
     confidence: dict[str, list[float]] = field(default_factory=dict)
     lost: dict[str, str] = field(default_factory=dict)
+    damaged: list[str] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
 
@@ -159,23 +179,27 @@ def predict(
     >>> list(first.predictions), first.run["asked"], again.run["asked"], again.predictions == first.predictions
     (['example-number'], 1, 0, True)
     """
-    from rft3d_cli.models.loader import weight_hashes
-
     start = time.monotonic()
-    hashes = weight_hashes(asked.model)
-    settings = asked.settings(hashes, records)
+    marks = asked.marks(records)
+    settings = asked.settings(marks)
     folder = journals.shard_folder(out, shard)
     # A model that cannot be loaded leaves nothing behind.
     asking = None if journals.begun(folder) or journals.shards(out) else _Asking(asked)
-    with journals.journal(folder, settings, fresh=fresh) as book:
+    ordered = by_video(records)
+    with journals.journal(folder, settings, fresh=fresh, marks=marks) as book:
+        plan = _Plan(folder / journals.PLAN)
         if shard is None and not fresh:
-            _take_shares(out, book, settings)
+            _take_shares(out, book, settings, plan)
         lost: dict[str, str] = {}
         count = 0
-        if not book.has(records):
-            (out / "result.json").unlink(missing_ok=True)
-            count = (asking or _Asking(asked)).ask(by_video(records), shard, folder, book, lost)
+        if _all_there(ordered, asked, book, shard):
+            note("  all answers are there; nothing is asked")
+        else:
+            for name in STALE:
+                (out / name).unlink(missing_ok=True)
+            count = (asking or _Asking(asked)).ask(ordered, shard, book, plan, lost)
         saved = {record.id: book.saved[record.id] for record in records if book.has([record])}
+        plan.settle([name for record in ordered for name in record.media])
         if shard is None:
             book.settle(list(saved))
     _write_lost(folder / journals.ERRORS, lost)
@@ -185,12 +209,73 @@ def predict(
         predictions={name: line["prediction"] for name, line in saved.items()},
         confidence={name: line["confidence"] for name, line in saved.items() if "confidence" in line},
         lost=lost,
-        about={**settings["model"], **{key: value for key, value in settings.items() if key != "model"}},
+        damaged=plan.damaged({name for record in records for name in record.media}),
+        about={
+            **settings["model"],
+            **{key: value for key, value in settings.items() if key != "model"},
+            **(book.settings.get(journals.MADE) or {}),
+        },
         run={"seconds": round(time.monotonic() - start, 1), "asked": count, "answered_before": len(saved) - count},
     )
 
 
-def _take_shares(out: Path, book: journals.Journal, settings: Mapping[str, Any]) -> None:
+def _all_there(records: Sequence[Record], asked: Asked, book: journals.Journal, shard: tuple[int, int] | None) -> bool:
+    """Whether a share of the records, in the order in which they are asked, is answered."""
+    size = _batch_of(asked, book)
+    if shard is None or not size:
+        return book.has(records)
+    starts = share(range(0, len(records), size), shard)
+    return all(book.has(records[start : start + size]) for start in starts)
+
+
+def _batch_of(asked: Asked, book: journals.Journal) -> int:
+    """Records a forward pass, as they were when the work began; 0 where nobody has said."""
+    return asked.decoding.batch or (book.settings.get(journals.MADE) or {}).get("batch", 0)
+
+
+class _Plan:
+    """``frames.jsonl``: which frames of each clip were shown."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[str, str] = {}
+        if path.is_file():
+            journals.drop_torn_line(path)
+            self.take(path)
+
+    def take(self, path: Path) -> None:
+        """Add what another file says of clips that are not known here; nothing is written."""
+        if path.is_file():
+            found = {_path_of(line): line for _, line in read_lines(path, torn=True) if line.endswith("\n")}
+            self.lines = found | self.lines
+
+    def add(self, plans: Mapping[str, Mapping[str, Any]]) -> None:
+        """Append what is new, or otherwise than before."""
+        fresh = {name: json.dumps(plan, ensure_ascii=False) + "\n" for name, plan in plans.items()}
+        fresh = {name: line for name, line in fresh.items() if self.lines.get(name) != line}
+        if fresh:
+            self.lines |= fresh
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.writelines(fresh.values())
+
+    def damaged(self, clips: Collection[str]) -> list[str]:
+        """Those of the clips that were damaged."""
+        return [name for name, line in self.lines.items() if name in clips and json.loads(line).get("damaged")]
+
+    def settle(self, clips: Sequence[str]) -> None:
+        """Leave one line a clip, these first, in their order."""
+        order = [name for name in dict.fromkeys((*clips, *self.lines)) if name in self.lines]
+        text = "".join(self.lines[name] for name in order)
+        if text and (not self.path.is_file() or self.path.read_text(encoding="utf-8") != text):
+            with atomic_writer(self.path) as stream:
+                stream.write(text)
+
+
+def _path_of(line: str) -> str:
+    return str(json.loads(line).get("path"))
+
+
+def _take_shares(out: Path, book: journals.Journal, settings: Mapping[str, Any], plan: _Plan) -> None:
     """Take up what shares of the same work have answered."""
     for folder in journals.shards(out):
         known = journals.asked_in(folder)
@@ -198,6 +283,8 @@ def _take_shares(out: Path, book: journals.Journal, settings: Mapping[str, Any])
             warn(f"{folder} holds answers asked for otherwise, which are left out")
             continue
         book.saved = journals.read_saved_answers(folder) | book.saved
+        book.made(known.get(journals.MADE))
+        plan.take(folder / journals.PLAN)
 
 
 def _write_lost(path: Path, lost: Mapping[str, str]) -> None:
@@ -217,6 +304,7 @@ class _Asking:
         from rft3d_cli.models.loader import load_speaker
 
         self.asked = asked
+        note(f"  loading {asked.model}")
         self.model, self.processor = load_speaker(asked.model)
         self.store = FrameStore(
             asked.media_root,
@@ -231,8 +319,8 @@ class _Asking:
         self,
         records: Sequence[Record],
         shard: tuple[int, int] | None,
-        folder: Path,
         book: journals.Journal,
+        plan: _Plan,
         lost: dict[str, str],
     ) -> int:
         """Ask the batches of a share that are not whole yet.
@@ -240,16 +328,17 @@ class _Asking:
         Args:
             records: All records, in the order in which they are asked.
             shard: The share.
-            folder: Where the plan of frames is written.
-            book: The journal of that folder.
+            book: Where answers go.
+            plan: Where the frames that were shown are written down.
             lost: Gets why records could not be asked, by id.
 
         Returns:
             How many records were answered.
         """
-        self.book, self.lost, self.plan = book, lost, folder / PLAN
-        self.planned = _planned(self.plan)
-        size = self.asked.decoding.batch or self.batch_size(records)
+        self.book, self.lost, self.plan = book, lost, plan
+        # The size of a batch is that of the first process, also where a clip could not be read then: draws hang on it.
+        size = _batch_of(self.asked, book) or self.batch_size(records)
+        book.made(self.where() | {"batch": size})
         starts = share(range(0, len(records), size), shard)
         wanted = [start for start in starts if not self.book.has(records[start : start + size])]
         done = sum(len(records[start : start + size]) for start in starts if start not in set(wanted))
@@ -261,6 +350,17 @@ class _Asking:
                 answered += self._batch(records[start : start + size], start)
                 ticker.advance(len(records[start : start + size]))
         return answered
+
+    def where(self) -> dict[str, Any]:
+        """Where and by what the answers are made."""
+        from rft3d_cli.benchmarks.result import environment
+
+        device = self.model.device
+        if device.type == "cuda":
+            import torch
+
+            device = torch.cuda.get_device_name(device)
+        return {"device": str(device), "frame_width": self.processor.frame_width, "versions": environment()}
 
     def batch_size(self, records: Sequence[Record]) -> int:
         """Records a forward pass, by the length of the first prompt that can be read."""
@@ -291,7 +391,7 @@ class _Asking:
         try:
             texts = answer_batch(self.model, self.processor, prompts, self.asked.decoding, start)
             lines: list[dict[str, Any]] = [
-                {"id": record.id, "prediction": text, "of": journals.question_hash(record)}
+                {"id": record.id, "prediction": text, "of": self.book.mark(record)}
                 for record, text in zip(read, texts, strict=True)
             ]
             if self.asked.confidence:
@@ -303,22 +403,6 @@ class _Asking:
                 f"a batch of {len(read)} does not fit into the memory of {self.model.device}", hint
             ) from None
         # First the plan: a clip whose questions are all answered is not read again.
-        self._write_plan()
+        self.plan.add(self.store.plans)
         self.book.append(lines)
         return len(read)
-
-    def _write_plan(self) -> None:
-        """Append which frames were shown of clips that are new."""
-        fresh = [plan for name, plan in self.store.plans.items() if name not in self.planned]
-        if fresh:
-            self.planned |= {plan["path"] for plan in fresh}
-            with self.plan.open("a", encoding="utf-8") as stream:
-                stream.writelines(json.dumps(plan, ensure_ascii=False) + "\n" for plan in fresh)
-
-
-def _planned(path: Path) -> set[str]:
-    """Clips whose frames are written down; a torn last line is written again."""
-    if not path.is_file():
-        return set()
-    journals.drop_torn_line(path)
-    return {json.loads(line)["path"] for _, line in read_lines(path)}

@@ -100,6 +100,7 @@ class Comparison:
                 "records": self.records,
                 "scenes": self.scenes,
                 "headline": self.rows[0].key,
+                "verdict": self.verdict,
                 "measures": {row.key: {k: v for k, v in asdict(row).items() if k != "key"} for row in self.rows},
                 "changed": self.counts,
                 "asked_differently": self.asked_differently,
@@ -110,6 +111,11 @@ class Comparison:
             }
         )
         return found
+
+    @property
+    def verdict(self) -> str | None:
+        """Of the headline: see :meth:`rft3d_cli.benchmarks.paired.Difference.verdict`."""
+        return self.rows[0].verdict(self.records if self.scenes is None else self.scenes)
 
     @property
     def unit(self) -> str:
@@ -125,7 +131,7 @@ def read_evaluation(path: Path) -> Evaluation:
             it, and details may do without.
 
     Raises:
-        DataError: Where there are no details, or a file is broken.
+        DataError: Where there are no details, a file is broken, or the details are not those of the result.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -143,6 +149,12 @@ def read_evaluation(path: Path) -> Evaluation:
     if not details.is_file():
         raise DataError(f"{folder} holds no details.jsonl, which says how each record scored", _HINT)
     document = _result(result) if result.is_file() else {}
+    said = document.get("details")
+    if isinstance(said, dict) and said.get("sha256") not in (None, sha256(details)):
+        raise DataError(
+            f"{details} does not hold the details of {result}: one of them is of another run",
+            "repeat the evaluation, which writes both",
+        )
     lines = _details(details)
     return Evaluation(path, document, lines, _facts(lines, document))
 
@@ -263,6 +275,9 @@ def compare(a: Evaluation, b: Evaluation, *, common: bool = False, seed: int = 0
         )
     ids = [name for name in a.details if name in b.details]
     notes = _same_data(a, b, ids, common=common)
+    if bool(a.document) != bool(b.document):
+        silent = (b if a.document else a).path
+        notes.append(f"{silent} comes without a result.json: its scorer and settings are not known")
     before, after = ([side.details[name] for name in ids] for side in (a, b))
     facts = [a.facts[name] | b.facts[name] for name in ids]
     scenes, count, known = _scenes(ids, facts)
@@ -299,6 +314,9 @@ def _same_data(a: Evaluation, b: Evaluation, ids: Sequence[str], *, common: bool
         if not common:
             raise DataError(f"{a.path} and {b.path}: {why}", hint)
         return [why]
+    if hashes.count(None) == 1:
+        silent = (a, b)[hashes.index(None)].path
+        return [f"{silent} does not say which data it is of: that both are of the same was not checked"]
     return []
 
 
@@ -346,7 +364,7 @@ def _changed(
 def _asked_differently(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Settings that both results name and that differ, by their dotted keys."""
     if not a or not b:
-        return {}
+        return {}  # a side without a result, which is said
     # Saved predictions do not say how their model was asked: nothing is known to differ.
     parts = [key for key in ASKED if key not in _OF_MODELS or ("model" in a and "model" in b)]
     sides = [dict(_settings({key: side[key] for key in parts if key in side})) for side in (a, b)]

@@ -22,8 +22,15 @@ from rft3d_cli.records import Record, read_lines
 
 ASKED = "asked.json"
 ANSWERS = "predictions.jsonl"
+MADE = "made"
+"""Part of ``asked.json`` that says where the answers were made: ``device``, ``frame_width`` (pixels), ``versions``."""
+PLAN = "frames.jsonl"
+"""Which frames of each clip were shown, one line a clip."""
 ERRORS = "not-asked.jsonl"
 """What kept records from being asked, one line a record; absent where nothing did."""
+
+LARGE, BLOCK = 1 << 20, 1 << 16
+"""Files above so many bytes are told apart by three of their blocks, smaller ones (pictures, mostly) by length."""
 
 Saved = dict[str, dict[str, Any]]
 """Lines of ``predictions.jsonl`` by id: ``id``, ``prediction``, ``of``, and ``confidence`` where it was asked for."""
@@ -39,6 +46,55 @@ def question_hash(record: Record) -> str:
     """
     asked = json.dumps([record.prompt, record.video.model_dump(exclude={"times"})], ensure_ascii=False)
     return hashlib.sha256(asked.encode()).hexdigest()[:12]
+
+
+def fingerprint(path: Path) -> str:
+    """A few letters that tell a media file from another: of its length, its beginning, middle and end.
+
+    Args:
+        path: A file; one that is missing has a fingerprint too.
+
+    >>> fingerprint(Path("nowhere"))
+    'missing'
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        if size > LARGE:
+            with path.open("rb") as stream:
+                for place in (0, size // 2, size - BLOCK):
+                    stream.seek(place)
+                    digest.update(stream.read(BLOCK))
+    except OSError:
+        return "missing"
+    return digest.hexdigest()[:8]
+
+
+def marks(records: Sequence[Record], media_root: Path | None) -> dict[str, str]:
+    """What each record's answer is an answer to, by id: the hash of its question, and of the media that it shows.
+
+    Args:
+        records: With unique ids.
+        media_root: Folder of their media; None where no media are shown.
+
+    >>> from rft3d_cli.examples import example_record
+    >>> record = example_record("number")
+    >>> marks([record], None)[record.id] == question_hash(record)
+    True
+    >>> marks([record], Path("nowhere"))[record.id].startswith(question_hash(record) + "-")
+    True
+    """
+    known: dict[str, str] = {}
+    out = {}
+    for record in records:
+        out[record.id] = question_hash(record)
+        if media_root is not None:
+            for name in record.media:
+                if name not in known:
+                    known[name] = fingerprint(media_root / name)
+            shown = " ".join(known[name] for name in record.media)
+            out[record.id] += "-" + hashlib.sha256(shown.encode()).hexdigest()[:8]
+    return out
 
 
 def question_hash_of_all(records: Sequence[Record]) -> str:
@@ -60,11 +116,28 @@ class Journal:
         path: ``predictions.jsonl``.
         saved: What was answered before, by id.
         stream: Where answers are appended.
+        settings: What ``asked.json`` says.
+        marks: What each record's answer has to be an answer to; see :func:`marks`.
     """
 
     path: Path
     saved: Saved
     stream: IO[str] = field(repr=False)
+    settings: dict[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, str] = field(default_factory=dict)
+
+    def made(self, where: Mapping[str, Any] | None) -> None:
+        """Write down where the answers were made; the first word counts.
+
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, journal(Path(folder), {}, fresh=False) as book:
+        ...     book.made({"device": "cpu"})
+        ...     asked_in(Path(folder))["made"]
+        {'device': 'cpu'}
+        """
+        if where is not None and self.settings.get(MADE) is None:
+            self.settings[MADE] = dict(where)
+            write_json(self.path.with_name(ASKED), self.settings)
 
     def has(self, records: Sequence[Record]) -> bool:
         """Whether all of these were answered, as they are now.
@@ -77,9 +150,18 @@ class Journal:
         >>> book.has([record]), book.has([record, example_record("choice")])
         (True, False)
         """
-        return all(
-            record.id in self.saved and self.saved[record.id]["of"] == question_hash(record) for record in records
-        )
+        return all(self.saved.get(record.id, {}).get("of") == self.mark(record) for record in records)
+
+    def mark(self, record: Record) -> str:
+        """What an answer to a record is an answer to.
+
+        >>> import io
+        >>> from rft3d_cli.examples import example_record
+        >>> record = example_record("number")
+        >>> Journal(Path(), {}, io.StringIO(), marks={record.id: "1f-2e"}).mark(record)
+        '1f-2e'
+        """
+        return self.marks.get(record.id) or question_hash(record)
 
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Write the answers of one batch; they are on the disk when this returns.
@@ -128,12 +210,13 @@ def shard_folder(folder: Path, shard: tuple[int, int] | None) -> Path:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a folder has a journal.
+    """Whether a folder has answers.
 
     >>> begun(Path("nowhere"))
     False
     """
-    return (folder / ANSWERS).exists()
+    path = folder / ANSWERS
+    return path.exists() and path.stat().st_size > 0
 
 
 def check(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
@@ -150,7 +233,7 @@ def check(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> None:
 
     >>> check(Path("nowhere"), {"frames": 4}, fresh=False)
     """
-    if fresh or not (folder / ANSWERS).exists():
+    if fresh or not begun(folder):
         return
     known = asked_in(folder)
     if known is None:
@@ -191,17 +274,11 @@ def differences(known: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
     """
     out = []
     for key in dict.fromkeys((*known, *settings)):
-        if key in ("schema", "versions"):
+        if key in ("schema", MADE):
             continue
         before, now = known.get(key), settings.get(key)
         if key == "model" and isinstance(before, Mapping) and isinstance(now, Mapping):
-            if before.get("sha256") and before.get("sha256") == now.get("sha256"):
-                continue
-            if (before.get("name"), before.get("sha256")) != (now.get("name"), now.get("sha256")):
-                same = before.get("name") == now.get("name")
-                out.append(
-                    "the model's weights changed" if same else f"model {before.get('name')}, now {now.get('name')}"
-                )
+            out += _other_model(before, now)
         elif isinstance(before, Mapping) and isinstance(now, Mapping):
             out += differences(before, now)
         elif before != now:
@@ -209,18 +286,32 @@ def differences(known: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
     return out
 
 
+def _other_model(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The same files are the same model, wherever they lie; a freshly made one has no files, only a name."""
+    made_of = [(side.get("sha256"), side.get("settings_sha256")) for side in (before, now)]
+    if made_of[0] == made_of[1] and (before.get("sha256") or before.get("name") == now.get("name")):
+        return []
+    if before.get("name") != now.get("name"):
+        return [f"model {before.get('name')}, now {now.get('name')}"]
+    weights = before.get("sha256") != now.get("sha256")
+    return [f"the model's {'weights' if weights else 'configuration or tokenizer'} changed"]
+
+
 def _word(value: Any) -> str:
     return "by default" if value is None else str(value)
 
 
 @contextmanager
-def journal(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> Iterator[Journal]:
+def journal(
+    folder: Path, settings: Mapping[str, Any], *, fresh: bool, marks: Mapping[str, str] | None = None
+) -> Iterator[Journal]:
     """Open a folder's journal for one process.
 
     Args:
         folder: Made where missing.
         settings: Written to ``asked.json``.
         fresh: Throw away what was answered before.
+        marks: See :func:`marks`; the questions' hashes alone where None.
 
     Raises:
         UsageError: As :func:`check`; where another process writes to the folder.
@@ -245,12 +336,16 @@ def journal(folder: Path, settings: Mapping[str, Any], *, fresh: bool) -> Iterat
         _lock(stream, folder)
         if fresh:
             stream.truncate(0)
+            for name in (PLAN, ERRORS):
+                (folder / name).unlink(missing_ok=True)
         # What was torn by a kill would swallow the line that comes after it.
         drop_torn_line(folder / ANSWERS)
         saved = read_saved_answers(folder)
-        write_json(folder / ASKED, {"schema": 1, **settings})
+        before = None if fresh else asked_in(folder)
+        written = {"schema": 1, **settings, MADE: (before or {}).get(MADE)}
+        write_json(folder / ASKED, written)
         stream.seek(0, os.SEEK_END)
-        yield Journal(folder / ANSWERS, saved, stream)
+        yield Journal(folder / ANSWERS, saved, stream, written, marks or {})
 
 
 def _lock(stream: IO[str], folder: Path) -> None:

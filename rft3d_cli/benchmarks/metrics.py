@@ -10,13 +10,17 @@ from typing import Any
 from rft3d_cli.errors import ThresholdError, UsageError
 
 NO_METRICS = {
-    "schema", "n", "seed", "intervals", "data", "model", "versions", "run",
+    "schema", "n", "scenes", "damaged_clips", "details", "seed", "intervals", "data", "model", "versions", "run",
     "evidence", "iou_threshold", "classes", "tp", "fp", "fn", "missing", "unreadable",
     "unknown_ids", "dropped", "invalid", "other_labels", "without_proposals", "without_iou", "references", "records",
     "chance", "rule", "boxes", "left_out", "threshold", "min_confidence", "wrong@0.25", "wrong@0.5",
     "wrong_share@0.25", "wrong_share@0.5",
 }  # fmt: skip
 """Numbers of a result, by a part of their key, of which more is not better."""
+
+
+MOST = 24
+"""Metrics that a hint lists."""
 
 
 def lookup(document: Mapping[str, Any], key: str) -> float | None:
@@ -93,7 +97,9 @@ def metric(document: Mapping[str, Any], name: str) -> tuple[str, float | None]:
     least = min((len(_parts(key)) for key in matches), default=0)
     matches = [key for key in matches if len(_parts(key)) == least]
     if len(matches) != 1:
-        near = ", ".join((matches or [*known])[:8])
+        shown = sorted(matches or known, key=lambda key: len(_parts(key)))
+        more = f", and {len(shown) - MOST:,} more: --json shows them" if len(shown) > MOST else ""
+        near = ", ".join(shown[:MOST]) + more
         raise UsageError(f"--fail-under: {'no' if not matches else 'more than one'} metric {name!r}", f"one of {near}")
     return matches[0], known[matches[0]]
 

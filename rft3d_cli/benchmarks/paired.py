@@ -18,6 +18,10 @@ from rft3d_cli.geometry.boxes import Floats
 FLIPS = 5000
 """Random flips of a permutation test; with few scenes all flips are tried."""
 TEST = "two-sided sign-flip permutation test"
+LEVEL = 0.05
+"""A smaller p shows a difference."""
+FEWEST = 6
+"""Scenes with which the test can fall below :data:`LEVEL` at all: of ``n`` scenes, p is at least ``2 / 2**n``."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,28 @@ class Difference:
     difference: float | None
     interval: tuple[float, float] | None
     p: float | None
+
+    def verdict(self, scenes: int) -> str | None:
+        """``better`` or ``worse`` where interval and test agree on it, ``not shown`` where they do not.
+
+        The interval alone is too narrow with few scenes: with eight it shows every eighth difference that is none.
+
+        Args:
+            scenes: How many scenes, or whatever is resampled, the number rests on.
+
+        Returns:
+            None with fewer than :data:`FEWEST` scenes, or where interval or test are missing: it cannot be told.
+
+        >>> row = Difference("overall", 8, 40.0, 50.0, 10.0, (2.0, 18.0), 0.03)
+        >>> row.verdict(8), row.verdict(5)
+        ('better', None)
+        """
+        if self.interval is None or self.p is None or scenes < FEWEST:
+            return None
+        low, high = self.interval
+        if self.p >= LEVEL or low <= 0 <= high:
+            return "not shown"
+        return "better" if low > 0 else "worse"
 
 
 def differences(table: Table, scenes: Sequence[int], count: int, seed: int) -> list[Difference]:

@@ -180,9 +180,9 @@ def narrowed(
     if per_type is not None:
         kept = _drawn(kept, per_type, seed)
     if not kept:
-        raise DataError(
-            f"no record is left{f' in subset {subset}' if subset else ''}", "ask for less: rft3d evaluate -h"
-        )
+        if subset is not None:
+            raise DataError(f"no record is left in subset {subset}", f"the records' meta marks none as {subset}")
+        raise DataError("no record is left", "leave out --types, --ids or --per-type")
     return kept[:limit]
 
 

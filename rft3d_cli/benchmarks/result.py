@@ -153,6 +153,7 @@ def header(
         "benchmark": benchmark,
         **options,
         "n": len(records),
+        "scenes": len({(r.meta.dataset, r.meta.scene) if r.meta.scene else (None, r.id) for r in records}),
         "missing": missing,
         "unreadable": len(unreadable),
         "unknown_ids": len(predictions.keys() - ids),

@@ -130,6 +130,30 @@ def write_details(path: Path, result: Result) -> None:
         stream.writelines(json.dumps(detail, ensure_ascii=False) + "\n" for detail in result.details)
 
 
+def write_all(folder: Path, result: Result, document: dict[str, Any]) -> None:
+    """Details and result of one evaluation; never those of two beside each other.
+
+    Args:
+        folder: Made where missing.
+        result: Its details.
+        document: Gets ``details``: the SHA-256 of the details that belong to it.
+
+    Raises:
+        DataError: Where a file cannot be written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_all(Path(folder), Result({}, details=[]), {"overall": 40.0})
+    ...     sorted(json.loads((Path(folder) / "result.json").read_text(encoding="utf-8")))
+    ['details', 'overall']
+    """
+    for name in (RESULT, DETAILS):
+        (folder / name).unlink(missing_ok=True)
+    write_details(folder / DETAILS, result)
+    document["details"] = {"file": DETAILS, "sha256": sha256(folder / DETAILS)}
+    write_result(folder / RESULT, document)
+
+
 def write_result(path: Path, document: Mapping[str, Any]) -> None:
     """The whole document as ``result.json``.
 

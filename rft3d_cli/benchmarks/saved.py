@@ -27,7 +27,11 @@ OWN = "rft3d"
 MAX_BYTES = 512 * 1024 * 1024
 """The largest file that is read whole."""
 
-_ASKED = frozenset({"question", "scene_name", "doc"})
+_ASKED = frozenset(
+    {"question", "input", "prompt", "scene_name", "scene", "scene_id", "video", "images", "options", "candidates"}
+    | {"question_type", "dataset", "doc"}
+)
+"""Keys that say what was asked, which our own lines say by ``of``."""
 TABLES = (".csv", ".tsv", ".xlsx")
 HINT = (
     'a line is {"id": …, "prediction": …}; also read: {id: text} as JSON, sample logs of lmms-eval, csv, tsv and xlsx'
@@ -71,7 +75,7 @@ class Saved:
             raise DataError(f"{where}: another prediction for id {name!r}", "keep one prediction for each id")
 
 
-def read_saved(path: Path | str, records: Sequence[Record] = ()) -> Saved:
+def read_saved(path: Path | str, records: Sequence[Record] = (), *, everything: Sequence[Record] = ()) -> Saved:
     r"""Read predictions from a file, or from the folder of an evaluation.
 
     Args:
@@ -79,14 +83,17 @@ def read_saved(path: Path | str, records: Sequence[Record] = ()) -> Saved:
             of lmms-eval (``…_samples_TASK.jsonl``, or the older ``TASK.json`` with ``logs``, as thinking-in-space
             writes it); a result table as VLMEvalKit writes it (xlsx, tsv, csv); JSON or JSONL of objects with an id and
             a prediction; JSON ``{id: text}``.
-        records: What was asked: for files without ids, and to hold the ids of other harnesses against the questions.
+        records: What is scored.
+        everything: All records of the data where ``records`` are some of them: files without ids are joined to these,
+            and ids are held against their questions. By default ``records``.
 
     Returns:
         Predictions by id, of known and unknown ids.
 
     Raises:
         DataError: On a file that is missing, broken or of no known form; where one id has two predictions; where a
-            prediction's record cannot be told. The message names the place.
+            prediction's record cannot be told; where JSON ``{id: text}`` knows no id of the data. The message names
+            the place.
 
     A last line that was torn by a kill is left out:
 
@@ -98,7 +105,7 @@ def read_saved(path: Path | str, records: Sequence[Record] = ()) -> Saved:
     >>> saved.predictions, saved.format, len(saved.notes)
     ({'7': 'A'}, 'rft3d', 1)
     """
-    path = Path(path)
+    path, records = Path(path), everything or records
     if path.is_dir():
         return _folder(path, records)
     if not path.exists():
@@ -125,7 +132,7 @@ def _lines(path: Path, records: Sequence[Record]) -> Saved:
     """JSON, an object a line: our own form by its first line, else another's."""
     out = Saved()
     rows: list[tuple[str, dict[str, Any]]] = []
-    journal: dict[str, bool] = {}
+    journal: dict[str, str | None] = {}
     later = 0
     own: bool | None = None
     for number, line in read_lines(path, torn=True):
@@ -149,25 +156,26 @@ def _lines(path: Path, records: Sequence[Record]) -> Saved:
             raise DataError(f"{path} line {number}: not a JSON object", HINT)
         if own is None:
             # A line that says what was asked is held against the record of its id.
-            own = {"id", "prediction"} <= data.keys() and _ASKED.isdisjoint(data)
+            own = {"id", "prediction"} <= data.keys() and ("of" in data or _ASKED.isdisjoint(data))
         if not own:
             rows.append((f"{path} line {number}", data))
             continue
         name, text = _own(data, path, number)
-        if name in out.predictions and out.predictions[name] != text and "of" in data and journal[name]:
+        if name in out.predictions and out.predictions[name] != text and "of" in data and journal[name] is not None:
             # An evaluation asked again, as after a change of the record: its last word counts.
             later += 1
             out.predictions[name] = text
             out.confidence.pop(name, None)
         else:
             out.add(name, text, f"{path} line {number}")
-        journal[name] = "of" in data
+        journal[name] = str(data["of"]) if "of" in data else None
         if (sure := data.get("confidence")) is not None:
-            out.confidence[name] = _confidence(sure, path, number)
+            out.confidence[name] = confidence_of(sure, f"{path} line {number}")
     if own is None:
         raise DataError(f"{path} holds no predictions", HINT)
     if later:
         out.notes.append(f"{later:,} records were asked again; their later answers count")
+    _leave_out_older(out, path, {name: of for name, of in journal.items() if of is not None}, records)
     if rows:
         from rft3d_cli.benchmarks.saved_rows import resolve
 
@@ -189,12 +197,52 @@ def _own(data: Mapping[str, Any], path: Path, number: int) -> tuple[str, str]:
     return str(name), text or ""
 
 
-def _confidence(value: Any, path: Path, number: int) -> list[float]:
+def _leave_out_older(out: Saved, path: Path, asked: Mapping[str, str], records: Sequence[Record]) -> None:
+    """Leave out answers to records that have since changed, by the hashes of what was asked."""
+    # Light stand-ins do not say what a model would be shown.
+    known = [record for record in records if record.id in asked and hasattr(record, "video")] if asked else []
+    if not known:
+        return
+    from rft3d_cli.benchmarks.journal import question_hash
+    from rft3d_cli.prompts import thinking_prompt
+
+    older = []
+    for record in known:
+        of = asked[record.id].partition("-")[0]
+        if of == question_hash(record):
+            continue
+        if record.task in ("choice", "number"):
+            thinking = thinking_prompt(record.prompt, choice=record.task == "choice")
+            if of == question_hash(record.model_copy(update={"prompt": thinking})):
+                continue
+        older.append(record.id)
+        del out.predictions[record.id]
+        out.confidence.pop(record.id, None)
+    if older:
+        out.notes.append(
+            f"{path}: {len(older):,} of {len(asked):,} answers are to other prompts or frames than the records of "
+            f"their ids have now, and are left out, first {older[0]}"
+        )
+
+
+def confidence_of(value: Any, where: str) -> list[float]:
+    """A line's ``confidence``.
+
+    Args:
+        value: As the file has it.
+        where: Names the file and the place in it.
+
+    Raises:
+        DataError: Where it is no list of finite numbers.
+
+    >>> confidence_of([-1, -0.5], "line 1")
+    [-1.0, -0.5]
+    """
     good = isinstance(value, list) and all(
         isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value
     )
     if not good:
-        raise DataError(f"{path} line {number}: confidence must be a list of numbers, one for each object")
+        raise DataError(f"{where}: confidence must be a list of numbers, one for each object")
     return [float(one) for one in value]
 
 
@@ -217,6 +265,10 @@ def _json(path: Path, found: Any, records: Sequence[Record]) -> Saved:
     if isinstance(found, dict) and {"id", "prediction"} <= found.keys():
         found = [found]
     if isinstance(found, dict) and found and all(isinstance(text, str | None) for text in found.values()):
+        known = {record.id for record in records}
+        if known and known.isdisjoint(found):
+            # Any settings of texts look like this form.
+            raise DataError(f"{path}: none of the {len(found):,} predictions is for a record of the data", HINT)
         return Saved({name: text or "" for name, text in found.items()}, format="json")
     if not isinstance(found, list) or not found:
         raise DataError(f"{path} holds no predictions", HINT)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rft3d_cli.benchmarks.saved import HINT, Saved
+from rft3d_cli.benchmarks._saved_asked import (
+    QUESTIONS,
+    STATED,
+    Asked,
+    asked_of,
+    datasets_of,
+    id_text,
+    otherwise,
+    plain,
+    said_by,
+)
+from rft3d_cli.benchmarks.saved import HINT, Saved, confidence_of
 from rft3d_cli.errors import DataError
-from rft3d_cli.prompts import IMAGE
 from rft3d_cli.records import Record
 
 IDS = ("id", "question_id", "sample_id", "qid")
@@ -18,9 +27,6 @@ IDS = ("id", "question_id", "sample_id", "qid")
 
 TEXTS = ("prediction", "response", "pred_response", "pred", "output", "text")
 """Where the model's text may stand. ``answer`` is the truth as often as not."""
-
-SCENES = ("scene_name", "scene", "scene_id")
-QUESTIONS = ("question", "input", "prompt")
 
 Row = tuple[str, dict[str, Any]]
 """A row's place, for messages, and the row."""
@@ -37,7 +43,7 @@ def resolve(path: Path, rows: Sequence[Row], records: Sequence[Record], form: st
     Args:
         path: The file, for messages.
         rows: Its rows.
-        records: What was asked.
+        records: All records of the data, also those that are not scored.
         form: ``json``, ``csv``, ``tsv`` or ``xlsx``; rows of lmms-eval are told by their keys.
 
     Returns:
@@ -59,12 +65,16 @@ def resolve(path: Path, rows: Sequence[Row], records: Sequence[Record], form: st
     out = Saved(format="lmms-eval" if logged else form)
     texts = [_logged_text(where, row) if logged else _text(where, row) for where, row in rows]
     about = [_about(row) for _, row in rows]
-    names = _ids(about, records)
+    asked = asked_of(records)
+    names = _ids(about, asked)
     if names is None:
-        _by_question(path, rows, about, texts, records, out)
-        return out
-    for (where, _), name, text in zip(rows, names, texts, strict=True):
+        names = _by_question(path, rows, about, asked, out)
+    for (where, row), name, text in zip(rows, names, texts, strict=True):
+        if name is None:
+            continue
         out.add(name, text, where)
+        if not logged and row.get("confidence") not in (None, ""):
+            out.confidence[name] = confidence_of(row["confidence"], where)
     return out
 
 
@@ -74,39 +84,32 @@ def _about(row: Mapping[str, Any]) -> dict[str, Any]:
     inner = [row["doc"]] if isinstance(row.get("doc"), dict) else []
     inner += [value for value in row.values() if isinstance(value, dict)]
     for part in (*inner, row):
-        for key in (*IDS, *SCENES, *QUESTIONS, "video", "images", "options", "candidates", "question_type"):
+        for key in (*IDS, *STATED):
             if part.get(key) not in (None, ""):
                 out.setdefault(key, part[key])
     return out
 
 
-def _ids(about: Sequence[Mapping[str, Any]], records: Sequence[Record]) -> list[str] | None:
+def _ids(about: Sequence[Mapping[str, Any]], asked: Sequence[Asked]) -> Sequence[str | None] | None:
     """The rows' ids; None where some have none, or the data knows none of them or asks something else under them."""
     names = []
     for row in about:
         found = next((row[key] for key in IDS if key in row), None)
         if not isinstance(found, str | int | float) or isinstance(found, bool):
             return None
-        names.append(_id_text(found))
-    if not records:
+        names.append(id_text(found))
+    if not asked:
         return names
-    known = {record.id: record for record in records}
+    known = {one.record.id: one for one in asked}
     if known.keys().isdisjoint(names):
-        theirs = _source_ids(records)
+        theirs = _source_ids([one.record for one in asked])
         names = [theirs.get(name, name) for name in names]
-    asked = [(known[name], row) for name, row in zip(names, about, strict=True) if name in known]
-    scenes = {record.meta.scene for record in records}
-    if not asked or any(_asks_otherwise(record, row, scenes) for record, row in asked):
+    meant = [(known[name], row) for name, row in zip(names, about, strict=True) if name in known]
+    datasets = datasets_of(asked)
+    # Ids of which one is of another question count rows, or are of another make of the data.
+    if not meant or any(otherwise(said_by(row), one, datasets) for one, row in meant):
         return None
     return names
-
-
-def _asks_otherwise(record: Record, row: Mapping[str, Any], scenes: Container[str | None]) -> bool:
-    """Whether a row speaks of another of the scenes, or another question, than its id, as where ids count rows."""
-    scene, question = _scene_of(row), row.get("question")
-    if scene is not None and scene in scenes and record.meta.scene not in (None, scene):
-        return True
-    return isinstance(question, str) and _plain(question) not in _plain(record.prompt)
 
 
 def _source_ids(records: Sequence[Record]) -> dict[str, str]:
@@ -116,15 +119,6 @@ def _source_ids(records: Sequence[Record]) -> dict[str, str]:
     for theirs, _ in pairs:
         counts[str(theirs)] = counts.get(str(theirs), 0) + 1
     return {str(theirs): ours for theirs, ours in pairs if theirs is not None and counts[str(theirs)] == 1}
-
-
-def _id_text(value: str | float) -> str:
-    """An id as text; spreadsheets make ``12.0`` of 12.
-
-    >>> _id_text(12), _id_text("12.0"), _id_text("scene0011_00/ref/1")
-    ('12', '12', 'scene0011_00/ref/1')
-    """
-    return re.sub(r"^(\d+)\.0$", r"\1", str(value).strip())
 
 
 def _text(where: str, row: Mapping[str, Any]) -> str:
@@ -165,79 +159,40 @@ def _logged_text(where: str, row: Mapping[str, Any]) -> str:
     return text
 
 
-def _plain(text: str) -> str:
-    """A prompt or question for comparison: without marks of frames, white space made single."""
-    return " ".join(re.sub(rf"(Frame-\d+: )?{re.escape(IMAGE)}", " ", text).split())
-
-
-def _scene_of(row: Mapping[str, Any]) -> str | None:
-    """The scene that a row is about, by name or by the path of its video or first image."""
-    for key in SCENES:
-        if isinstance(row.get(key), str):
-            return str(row[key]).rsplit("/", 1)[-1]
-    video, images = row.get("video"), row.get("images")
-    if isinstance(video, str):
-        return video.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
-    if isinstance(images, list) and images and isinstance(images[0], str) and "/" in images[0]:
-        return images[0].split("/")[-2]
-    return None
-
-
-def _options(row: Mapping[str, Any]) -> list[str]:
-    """The options of a row; tables hold a printed list."""
-    found = row.get("options", row.get("candidates"))
-    if isinstance(found, str):
-        from rft3d_cli.answers.literal import read_literal
-
-        try:
-            found = read_literal(found)
-        except ValueError:
-            return []
-    return [_plain(str(one)) for one in found] if isinstance(found, list) else []
-
-
 def _by_question(
-    path: Path,
-    rows: Sequence[Row],
-    about: Sequence[Mapping[str, Any]],
-    texts: Sequence[str],
-    records: Sequence[Record],
-    out: Saved,
-) -> None:
-    """Join rows to records by what they ask."""
-    scenes: dict[str | None, list[tuple[Record, str]]] = {}
-    prompts: dict[str, list[tuple[Record, str]]] = {}
-    for record in records:
-        prompt = _plain(record.prompt)
-        if record.meta.scene:
-            scenes.setdefault(record.meta.scene, []).append((record, prompt))
-        prompts.setdefault(prompt, []).append((record, prompt))
-    lost, first, by_scene = 0, "", False
-    for (where, _), row, text in zip(rows, about, texts, strict=True):
-        question = next((_plain(row[key]) for key in QUESTIONS if isinstance(row.get(key), str)), "")
-        scene = _scene_of(row)
+    path: Path, rows: Sequence[Row], about: Sequence[Mapping[str, Any]], asked: Sequence[Asked], out: Saved
+) -> list[str | None]:
+    """The record of each row by what it asks; None where none does."""
+    scenes: dict[str, list[Asked]] = {}
+    prompts: dict[str, list[Asked]] = {}
+    for one in asked:
+        for name in one.scenes:
+            scenes.setdefault(name, []).append(one)
+        prompts.setdefault(one.prompt, []).append(one)
+    datasets = datasets_of(asked)
+    names: list[str | None] = []
+    by_scene = False
+    for (where, _), row in zip(rows, about, strict=True):
+        said = said_by(row)
+        question = next((plain(row[key]) for key in QUESTIONS if isinstance(row.get(key), str)), "")
         if not question:
             raise DataError(f"{where}: neither an id of the data nor a question", _ADD_IDS)
-        near = scenes[scene] if scene in scenes else prompts.get(question, [])
-        options, kind = _options(row), row.get("question_type")
-        fits = [
-            record
-            for record, prompt in near
-            if f" {question} " in f" {prompt} "
-            and all(option in prompt for option in options)
-            and (kind is None or record.meta.question_type in (None, kind))
-        ]
+        near = [one for name in sorted(said.scene) for one in scenes.get(name, ())]
+        by_scene |= bool(near)
+        fits = dict.fromkeys(
+            one.record.id
+            for one in near or prompts.get(question, [])
+            if f" {question} " in f" {one.prompt} " and not otherwise(said, one, datasets)
+        )
         if len(fits) > 1:
-            ids = ", ".join(record.id for record in fits[:3])
-            raise DataError(f"{where}: {len(fits)} records ask the same: {ids}", _ADD_IDS)
-        by_scene |= scene in scenes
-        if fits:
-            out.add(fits[0].id, text, where)
-        else:
-            lost, first = lost + 1, first or where
-    if not out.predictions:
+            raise DataError(f"{where}: {len(fits)} records ask the same: {', '.join([*fits][:3])}", _ADD_IDS)
+        names.append(next(iter(fits), None))
+    count = len({name for name in names if name is not None})
+    if not count:
         raise DataError(f"{path}: no row has an id of the data, and none asks what a record asks", _ADD_IDS)
     how = "scene and question" if by_scene else "the whole prompt"
-    out.notes.append(f"{path} has no ids of the data: {len(out.predictions):,} predictions joined by {how}")
-    if lost:
+    out.notes.append(f"{path} has no ids of the data: {count:,} predictions joined by {how}")
+    if lost := names.count(None):
+        first = rows[names.index(None)][0]
         out.notes.append(f"{lost:,} of {len(rows):,} rows fit no record, first {first}")
+    return names

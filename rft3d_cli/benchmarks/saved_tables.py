@@ -7,7 +7,6 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -18,8 +17,14 @@ Row = tuple[str, dict[str, Any]]
 
 MAX_CELL = 16 * 1024 * 1024
 """Characters of one cell: a chain of thought is long, but not that long."""
-MAX_SHEET = 512 * 1024 * 1024
-"""Bytes of one part of a workbook when unpacked."""
+MAX_SHEET = 64 * 1024 * 1024
+"""Bytes of one part of a workbook when unpacked: a few kB of an archive unpack to any number."""
+MAX_ROWS = 200_000
+"""Rows of a workbook's sheet that hold anything; VSI-Bench has 5,130."""
+MAX_CELLS = 500_000
+"""Cells of a sheet, empty or not."""
+MAX_ELEMENTS = 1_500_000
+"""XML elements of one part of a workbook, whatever they are."""
 MAX_COLUMNS = 16_384
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, expat.ExpatError)
@@ -115,17 +120,22 @@ def _parse(archive: zipfile.ZipFile, name: str, events: _Events) -> None:
     """Stream one XML part; documents that declare a type, as entity bombs do, are refused."""
     parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True
+    count = 0
 
     def refuse(*_: object) -> None:
         raise _RefusedError(f"{name} declares a document type, which no workbook does")
 
-    def short(handler: Callable[..., None]) -> Callable[..., None]:
-        return lambda tag, *rest: handler(tag.rpartition(":")[2], *rest)
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        nonlocal count
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise _RefusedError(f"{name} holds more than {MAX_ELEMENTS:,} elements")
+        events.start(tag.rpartition(":")[2], attributes)
 
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
-    parser.StartElementHandler = short(events.start)
-    parser.EndElementHandler = short(events.end)
+    parser.StartElementHandler = start
+    parser.EndElementHandler = lambda tag: events.end(tag.rpartition(":")[2])
     parser.CharacterDataHandler = events.text
     size = 0
     with archive.open(name) as stream:
@@ -199,21 +209,35 @@ class _Sheet(_Events):
         self.rows: list[tuple[int, dict[int, str]]] = []
         self.parts: list[str] = []
         self.kind, self.column, self.reading = "n", -1, False
+        self.number = self.cells = 0
+        self.row: dict[int, str] | None = None
+        self.hint = False
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "row":
-            number = attributes.get("r", "")
-            self.rows.append((int(number) if number.isdecimal() else len(self.rows) + 1, {}))
-            self.column = -1
+            number = attributes.get("r")
+            self.number = int(number) if number and re.fullmatch("[0-9]{1,9}", number) else self.number + 1
+            self.column, self.row = -1, {}
         elif name == "c":
+            self.cells += 1
+            if self.cells > MAX_CELLS:
+                raise _RefusedError(f"the sheet has more than {MAX_CELLS:,} cells")
             self.kind, self.parts = attributes.get("t", "n"), []
             self.column = _column(attributes["r"]) if "r" in attributes else self.column + 1
-        self.reading = name in ("v", "t")
+        self.hint |= name == "rPh"
+        self.reading = name in ("v", "t") and not self.hint
 
     def end(self, name: str) -> None:
         self.reading = False
-        if name == "c" and self.rows:
-            self.rows[-1][1][self.column] = self._value("".join(self.parts))
+        self.hint &= name != "rPh"
+        if name == "c" and self.row is not None:
+            if text := self._value("".join(self.parts)):
+                self.row[self.column] = text
+        elif name == "row" and self.row:
+            if len(self.rows) >= MAX_ROWS:
+                raise _RefusedError(f"the sheet has more than {MAX_ROWS:,} rows")
+            self.rows.append((self.number, self.row))
+            self.row = None
 
     def text(self, data: str) -> None:
         if self.reading:
@@ -221,7 +245,7 @@ class _Sheet(_Events):
 
     def _value(self, text: str) -> str:
         if self.kind == "s":
-            if not text.isdecimal() or int(text) >= len(self.shared):
+            if not re.fullmatch("[0-9]{1,9}", text) or int(text) >= len(self.shared):
                 raise _RefusedError("a cell points outside the table of texts")
             return self.shared[int(text)]
         return _unescaped(text) if self.kind in ("str", "inlineStr") else text

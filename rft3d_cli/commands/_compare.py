@@ -34,7 +34,7 @@ def compare(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="INT", help="Of intervals and tests.")] = 0,
     fail_if_worse: Annotated[
-        bool, typer.Option("--fail-if-worse", help="Exit with 5 where the whole interval of the first row is below 0.")
+        bool, typer.Option("--fail-if-worse", help="Exit with 5 where the first row is worse, or that cannot be told.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON document.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the verdict alone.")] = False,
@@ -60,16 +60,18 @@ def compare(
     if as_json:
         console.print_json({**found.document(before, after, seed), "most_changed": found.changed[:show]})
     elif quiet:
-        console.out().print(_verdict(found.rows[0]), markup=False)
+        console.out().print(_verdict(found), markup=False)
     else:
         _print(before, after, found, show)
     if changed is not None and not quiet:
         console.note(f"  wrote   {changed}")
     head = found.rows[0]
-    if fail_if_worse and head.interval is None:
-        raise ThresholdError(f"{head.key} has no interval: whether it is worse cannot be told")
-    if fail_if_worse and head.interval is not None and head.interval[1] < 0:
-        raise ThresholdError(f"{head.key} is worse by {-(head.difference or 0):.2f}, 95% CI {_interval(head)}")
+    if fail_if_worse and found.verdict is None:
+        raise ThresholdError(f"{head.key}: {_unknown(found)} whether it is worse")
+    if fail_if_worse and found.verdict == "worse":
+        raise ThresholdError(
+            f"{head.key} is worse by {-(head.difference or 0):.2f}, 95% CI {_interval(head)}, p {_p(head)}"
+        )
 
 
 def _read(*sides: Path) -> list[Path]:
@@ -102,7 +104,7 @@ def _print(before: Evaluation, after: Evaluation, found: Comparison, show: int) 
     say("")
     counts = found.counts
     say(f"records: {counts['better']:,} better, {counts['worse']:,} worse, {counts['same']:,} the same")
-    say(_verdict(found.rows[0]))
+    say(_verdict(found))
     if found.rows[0].interval is not None:
         say(f"{ROUNDS:,} paired resamples of {found.unit}s; p: {TEST} by {found.unit}, not corrected for several rows")
     if found.asked_differently:
@@ -120,15 +122,24 @@ def _print(before: Evaluation, after: Evaluation, found: Comparison, show: int) 
         console.columns([("most changed", "score", "answer A", "answer B", "why B"), *lines])
 
 
-def _verdict(row: Difference) -> str:
+def _verdict(found: Comparison) -> str:
+    row, verdict = found.rows[0], found.verdict
     if row.difference is None:
         return f"{row.key}: not measured on both sides"
-    if row.interval is None:
-        return f"{row.key}: B - A {_gain(row)}"
-    low, high = row.interval
-    if low > 0 or high < 0:
-        return f"{row.key}: B is {'better' if low > 0 else 'worse'}, by {_gain(row)} ({_interval(row)})"
-    return f"{row.key}: no difference shown; B - A lies between {low:+.1f} and {high:+.1f}"
+    if verdict is None:
+        return f"{row.key}: B - A {_gain(row)}; {_unknown(found)}"
+    if verdict in ("better", "worse"):
+        return f"{row.key}: B is {verdict}, by {_gain(row)} ({_interval(row)})"
+    low, high = row.interval or (0.0, 0.0)
+    return f"{row.key}: no difference shown; B - A lies between {low:+.1f} and {high:+.1f}, p {_p(row)}"
+
+
+def _unknown(found: Comparison) -> str:
+    """Why there is no verdict."""
+    from rft3d_cli.benchmarks.paired import FEWEST
+
+    count = found.records if found.scenes is None else found.scenes
+    return f"too few {found.unit}s to tell" if count < FEWEST else "too little is measured to tell"
 
 
 def _number(value: float | None) -> str:

@@ -22,8 +22,8 @@ VsiData = Annotated[
 Predictions = Annotated[
     Path | None,
     typer.Option("--predictions", "-p", metavar="FILE", show_default=False, rich_help_panel=_IN,
-                 help='Saved answers to score, {"id", "prediction"} a line, or a log of another harness; no model is '
-                 "loaded."),
+                 help='Saved answers to score: {"id", "prediction"} a line, a log of another harness, or the folder '
+                 "of an evaluation; no model is loaded."),
 ]  # fmt: skip
 MediaRoot = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder of the media; by default the data's own.",
@@ -60,8 +60,9 @@ Limit = Annotated[
                              rich_help_panel=_IN)
 ]  # fmt: skip
 Model = Annotated[
-    str, typer.Option("--model", "-m", metavar="NAME", autocompletion=complete_model, rich_help_panel=_ASK,
-                      help="A shipped model, a folder, a run, or a hub name.")
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME", autocompletion=complete_model, rich_help_panel=_ASK,
+                 show_default="tiny", help="A shipped model, a folder, a run, or a hub name.")
 ]  # fmt: skip
 Frames = Annotated[
     int | None, typer.Option(min=1, max=512, metavar="INT", show_default=False, rich_help_panel=_ASK,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rft3d_cli.benchmarks.result import Result
 
 
+FEW = 10
+"""Scenes below which resampling them says little."""
+
+
 def headline(benchmark: Benchmark, document: Mapping[str, Any]) -> str:
     """The number by which the benchmark is quoted."""
     return _number(lookup(document, benchmark.headline))
@@ -23,11 +27,14 @@ def headline(benchmark: Benchmark, document: Mapping[str, Any]) -> str:
 def show(benchmark: Benchmark, result: Result, document: Mapping[str, Any], *, context: bool) -> None:
     """The result as a table for people."""
     _line(f"{benchmark.name}, scorer {document['scorer']}, {document['n']:,} records")
-    rows: list[tuple[str, ...]] = [("", "metric", "n", "score", "95% CI")]
+    rows: list[tuple[str, ...]] = [("measured", "metric", "n", "score", "95% CI")]
     for row in result.rows:
         spread = "" if row.interval is None else f"{row.interval[0]:.1f} – {row.interval[1]:.1f}"
         rows.append((row.name, row.metric, f"{row.n:,}", _number(row.value), spread))
     _table(rows)
+    if document.get("intervals"):
+        few = ": too few to trust intervals" if document["scenes"] < FEW else ""
+        _line(f"percent; intervals from resampling {document['scenes']:,} scenes{few}")
     if document.get("incomplete"):
         _line("incomplete: some tasks have no question here, and the mean is of the others")
     if context:

@@ -46,7 +46,7 @@ def published(
         console.out().print(f"{name}: {data_of(name)[0]}", markup=False)
         console.columns(_table(rows))
         console.out().print("")
-    if not quiet:
+    if not quiet and any(found.values()):
         console.note(note())
 
 
@@ -73,7 +73,7 @@ def show_context(benchmark: str, document: Mapping[str, Any]) -> None:
     if document.get("n") != records:
         count = document.get("n")
         console.out().print(f"these are of {records:,} records, this result is of {count:,}", markup=False)
-    console.out().print(note(), markup=False)
+    console.out().print(f"rft3d evaluate published {benchmark} lists all. {note()}", markup=False)
 
 
 def _lookup(document: Mapping[str, Any], key: str) -> float | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="Score a model, or saved predictions, and compare results.",
-    epilog="$ rft3d evaluate vsibench --data data/rooms/vsi-val.jsonl --model tiny\n\n"
+    epilog="$ rft3d evaluate vsibench --data data/rooms/questions.jsonl --model tiny\n\n"
     "$ rft3d evaluate detection --data val.jsonl --predictions theirs.jsonl --scorer robust --json\n\n"
     "$ rft3d evaluate compare eval/detection/tiny-sft eval/detection/tiny-det",
 )
@@ -54,7 +54,7 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
         pruned_ids: opt.PrunedIds = None,
         per_type: opt.PerType = None,
         limit: opt.Limit = None,
-        model: opt.Model = "tiny",
+        model: opt.Model = None,
         frames: opt.Frames = None,
         max_tokens: opt.MaxTokens = None,
         repetition_penalty: opt.Penalty = None,
@@ -84,11 +84,17 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
         from rft3d_cli.benchmarks import run as running
         from rft3d_cli.commands._evaluate_shown import headline, show, warn_of
         from rft3d_cli.commands.prepare._shared import check_forms
+        from rft3d_cli.errors import DataError, UsageError
 
         check_forms(as_json, quiet)
         for wanted in fail_under or []:
             metrics.threshold(wanted)
         share = _share(shard, predictions)
+        if predictions is not None and model is not None:
+            raise UsageError(
+                "--predictions are answers already, and --model would be asked for others", "leave one out"
+            )
+        model = model or "tiny"
         more: dict[str, Any] = {}
         if pruned_ids is not None:
             from rft3d_cli.prepare.vsibench_questions import pruned_ids as read_pruned
@@ -109,6 +115,7 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
         if out is None and predictions is None:
             folder = Path("eval") / benchmark.name / (_folder_name(model) + ("-blind" if blind else ""))
         _check_places(folder, details, data, predictions)
+        _check_keeper(folder, predictions)
         if angles is None:
             angles = "intrinsic" if predictions is not None or not benchmark.boxes else _meant(model)
         if proposals is not None:
@@ -125,7 +132,7 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
             for wanted in fail_under:
                 metrics.metric(nothing, metrics.threshold(wanted)[0])
         if predictions is not None:
-            answers = _saved(predictions, records, quiet=quiet or as_json)
+            answers = _saved(predictions, records, source.records, quiet=quiet or as_json)
             if dry_run:
                 console.note(f"  would score {len(records):,} records")
                 return
@@ -148,12 +155,18 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
             if folder is None:
                 raise AssertionError("a model's answers have a folder")
             if dry_run:
-                _would_go_on(folder, asked, records, share, fresh=fresh)
-                console.note(f"  would ask {model} {len(records):,} questions and write {folder}/")
+                left = _left(folder, asked, records, share, fresh=fresh)
+                of = "" if left == len(records) else f" of {len(records):,}, the others being answered,"
+                console.note(f"  would ask {model} {left:,} questions{of} and write {folder}/")
                 return
-            answers = _predicted(records, asked, folder, share, fresh=fresh)
+            with console.quietly(quiet):
+                answers = _predicted(records, asked, folder, share, fresh=fresh)
             if share is not None:
-                console.note(f"  wrote   {len(answers.predictions):,} answers of share {shard} in {folder}/")
+                mine = len(answers.predictions)
+                console.note(f"  wrote   {mine:,} answers of share {shard} in {folder}/")
+                if not mine:
+                    size = answers.about["model"].get("batch", batch)
+                    console.note(f"  whole batches of {size} are shared out; smaller ones spread further: --batch")
                 console.note("  next    the same command without --shard scores the answers of all shares")
                 _stop_over_lost(answers.lost, len(records), folder)
                 return
@@ -169,8 +182,7 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
         if details is not None:
             running.write_details(details, result)
         if folder is not None:
-            running.write_details(folder / running.DETAILS, result)
-            running.write_result(folder / running.RESULT, document)
+            running.write_all(folder, result, document)
         warn_of(document, len(records), has_predictions=predictions is not None)
         if as_json:
             console.print_json(document)
@@ -183,6 +195,8 @@ def _command(benchmark: Benchmark, data_type: object) -> Callable[..., None]:
         for wanted in fail_under or []:
             metrics.check_threshold(document, wanted)
         _stop_over_lost(answers.lost, len(records), folder)
+        if document["missing"] == len(records):
+            raise DataError("no record has a prediction", "are these the answers to this data? ids have to agree")
 
     run.__annotations__["data"] = data_type
     run.__doc__ = f"Score {benchmark.text}."
@@ -222,18 +236,37 @@ def _folder_name(model: str) -> str:
     return parts[-1] if parts else "model"
 
 
-def _check_places(folder: Path | None, details: Path | None, *read: Path | None) -> None:
+def _check_places(folder: Path | None, details: Path | None, data: Path, predictions: Path | None) -> None:
     from rft3d_cli.errors import UsageError
 
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, not a folder", "name another folder with --out")
-    inputs = [path.resolve() for path in read if path is not None]
+    inputs = [path.resolve() for path in (data, predictions) if path is not None]
     if details is not None and (details.is_dir() or details.resolve() in inputs):
         what = "a folder" if details.is_dir() else "what is scored"
         raise UsageError(f"--details {details} is {what}", "name another file")
-    for name in ("result.json", "details.jsonl"):
-        if folder is not None and (folder / name).resolve() in inputs:
-            raise UsageError(f"--out {folder} would replace {folder / name}, which is read", "name another folder")
+    kept = {(folder / name).resolve(): folder / name for name in FILES} if folder is not None else {}
+    if details is not None and details.resolve() in kept:
+        raise UsageError(f"--details {details} is a file of --out", "leave it out: details.jsonl is written anyway")
+    written = [path for path in inputs if path in kept]
+    # Answers may be scored again in their own folder: then only the result and the details are written.
+    again = folder is not None and (folder / "predictions.jsonl").resolve()
+    if lost := [path for path in written if not (predictions is not None and path == again)]:
+        raise UsageError(f"--out {folder} would replace {kept[lost[0]]}, which is read", "name another folder")
+
+
+FILES = ("result.json", "details.jsonl", "predictions.jsonl", "asked.json", "frames.jsonl", "not-asked.jsonl")
+"""Everything that is written to the folder of an evaluation."""
+
+
+def _check_keeper(folder: Path | None, predictions: Path | None) -> None:
+    """Other answers' scores do not belong beside those of a model."""
+    from rft3d_cli.errors import UsageError
+
+    if folder is None or predictions is None or not (folder / "asked.json").exists():
+        return
+    if folder.resolve() not in (predictions.resolve(), predictions.resolve().parent):
+        raise UsageError(f"{folder} holds the answers of a model, and {predictions} are others", "name another folder")
 
 
 def _ids(path: Path) -> dict[str, None]:
@@ -279,12 +312,12 @@ def _read(benchmark: Benchmark, data: Path, media_root: Path | None, *, asked: b
     return read_records(data, media_root=media_root)
 
 
-def _saved(path: Path, records: Sequence[Record], *, quiet: bool) -> _Answers:
+def _saved(path: Path, records: Sequence[Record], everything: Sequence[Record], *, quiet: bool) -> _Answers:
     """Predictions of a file, whoever wrote it."""
     from rft3d_cli import console
     from rft3d_cli.benchmarks.saved import read_saved
 
-    found = read_saved(path, records)
+    found = read_saved(path, records, everything=everything)
     if not quiet:
         for remark in found.notes:
             console.note(f"  {remark}")
@@ -361,15 +394,17 @@ def _check(source: RecordFile, model: str, *, blind: bool) -> None:
         raise ProblemList(problems)
 
 
-def _would_go_on(
-    folder: Path, asked: Asked, records: Sequence[Record], share: tuple[int, int] | None, *, fresh: bool
-) -> None:
-    """Find out without asking whether the answers in a folder can be gone on with."""
+def _left(folder: Path, asked: Asked, records: Sequence[Record], share: tuple[int, int] | None, *, fresh: bool) -> int:
+    """How many questions the answers in a folder leave, found out without asking; refused where they cannot be used."""
     from rft3d_cli.benchmarks import journal
-    from rft3d_cli.models.loader import weight_hashes
 
-    settings = asked.settings(weight_hashes(asked.model), records)
-    journal.check(journal.shard_folder(folder, share), settings, fresh=fresh)
+    marks = asked.marks(records)
+    own = journal.shard_folder(folder, share)
+    journal.check(own, asked.settings(marks), fresh=fresh)
+    if fresh or not journal.begun(own):
+        return len(records)
+    saved = journal.read_saved_answers(own)
+    return sum(saved.get(name, {}).get("of") != mark for name, mark in marks.items())
 
 
 def _predicted(
@@ -383,7 +418,13 @@ def _predicted(
     except KeyboardInterrupt:
         console.note(f"  interrupted; answers so far are kept in {folder}/: repeat the command to go on")
         raise typer.Exit(130) from None
-    return _Answers(said.predictions, said.confidence, {"model": said.about}, said.run, said.lost)
+    about = {"model": said.about, "damaged_clips": len(said.damaged)}
+    if said.damaged:
+        console.warn(
+            f"{len(said.damaged):,} clips are damaged: frames that are missing were replaced by others; "
+            f"first {said.damaged[0]}"
+        )
+    return _Answers(said.predictions, said.confidence, about, said.run, said.lost)
 
 
 def _stop_over_lost(lost: Mapping[str, str], count: int, folder: Path | None) -> None:
@@ -408,7 +449,7 @@ def _meant(model: str) -> Era:
 
 
 _EPILOGS = {
-    "vsibench": ("--data data/rooms/vsi-val.jsonl", "--data test.jsonl -p answers.jsonl --scorer robust"),
+    "vsibench": ("--data data/rooms/questions.jsonl", "--data test.jsonl -p answers.jsonl --scorer robust"),
     "scanrefer": ("--data val.jsonl --model runs/grounding",
                   "--data val.jsonl -p answers.jsonl --proposals scannet_val_pred_box.json"),
     "detection": ("--data val.jsonl --model runs/tiny-det --confidence",

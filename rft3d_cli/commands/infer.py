@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rft3d_cli.commands._complete import complete_model
+
 EPILOG = (
     '$ rft3d infer clip.mp4 "where is the chair"\n\n'
     '$ rft3d infer clip.mp4 "find every chair" "how far is the bed from the desk" --model runs/det\n\n'
@@ -36,7 +38,7 @@ def infer(
                                          callback=_some, show_default=False)
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME", help="A shipped model, a folder, a run, or a hub name.")
+        str, typer.Option("--model", "-m", metavar="NAME", autocompletion=complete_model, help="A shipped model, a folder, a run, or a hub name.")
     ] = "tiny",
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More questions, one a line.", is_eager=True,

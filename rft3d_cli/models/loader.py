@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import replace
@@ -217,6 +218,33 @@ def weight_hashes(name: str) -> dict[str, str]:
     folder = _folder(spec, 0)
     base = {} if (folder / "config.json").is_file() else weight_hashes(base_name(folder, name))
     return base | {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def settings_hash(name: str) -> str:
+    """SHA-256 of what shapes a model's answers beside its weights: configuration, tokenizer, chat template, sizes.
+
+    Args:
+        name: See :func:`find_model`. Of adapters, the files of the model under them count too.
+
+    Returns:
+        Hex; empty for a freshly made model, whose name and seed say all.
+
+    Raises:
+        SetupError: Where there is no such model.
+    """
+    if name in FRESH:
+        return ""
+    folder = _folder(_section(name), 0)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _SETTINGS and path.is_file()):
+        digest.update(f"{path.name} {sha256(path)}\n".encode())
+    if not (folder / "config.json").is_file():
+        digest.update(settings_hash(base_name(folder, name)).encode())
+    return digest.hexdigest()
+
+
+_SETTINGS = (".json", ".jinja", ".txt", ".model")
+"""Endings of the files of a model's folder that are small and matter."""
 
 
 def load_model(spec: Model | str | Path, *, seed: int = 0) -> tuple[Any, FrameProcessor | None]:

@@ -20,6 +20,9 @@ ASSUMED_FOV = 58.0
 """Horizontal field of view where nothing is known of the camera, degrees: that of ScanNet's."""
 ANOTHER_SHAPE = 0.05
 """By how much the ratio of width and height of a camera file's pictures may differ from the video's."""
+CAMERA_HINT = "name the camera file of this video, or give its field of view with --fov"
+ROUNDING = 1e-2
+"""By how much the entries of a camera file's rotations may be off."""
 SHOWN = 200
 """Letters of an unreadable text that are shown; ``answer.json`` has it whole."""
 CONVENTION = "centre and full sizes in metres, ZXY-intrinsic angles in radians, OpenCV camera axes of `frame`"
@@ -86,14 +89,14 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
             raise ValueError("intrinsic is 3 × 3, and cam_to_world holds 4 × 4 matrices")
         if not np.isfinite(intrinsic).all() or (poses is not None and not np.isfinite(poses).all()):
             raise ValueError("it holds numbers that are not finite")
-        if poses is not None and not np.allclose(np.linalg.det(poses[:, :3, :3]), 1, atol=1e-2):
-            raise ValueError("a matrix of cam_to_world is no pose: its upper left is not a rotation")
+        if poses is not None:
+            _check_poses(poses)
         if min(intrinsic[0, 0], intrinsic[1, 1]) <= 0:
             raise ValueError("the focal lengths of intrinsic are not positive")
         if min(image_size) < 1:
             raise ValueError(f"image_size {list(image_size)} is empty")
     except OSError as error:
-        raise DataError(f"camera file {path} cannot be read: {error.strerror}") from None
+        raise DataError(f"camera file {path} cannot be read: {error.strerror}", CAMERA_HINT) from None
     except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         hint = 'a camera file holds {"intrinsic": 3×3, "image_size": [width, height]}'
         why = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -102,9 +105,23 @@ def read_camera(video: Path, size: tuple[int, int], *, file: Path | None, fov: f
         raise DataError(
             f"camera file {path} is for pictures of {image_size[0]} × {image_size[1]}, and the video has "
             f"{size[0]} × {size[1]}: another shape",
-            "name the camera file of this video, or give its field of view with --fov",
+            CAMERA_HINT,
         )
     return Camera(scale_intrinsic(intrinsic, image_size, size), "file", poses)
+
+
+def _check_poses(poses: Floats) -> None:
+    """Refuse matrices that mirror, scale or shear, or whose last row is not that of a pose.
+
+    Raises:
+        ValueError: Where one does.
+    """
+    turns = poses[:, :3, :3]
+    rigid = np.allclose(turns @ turns.transpose(0, 2, 1), np.eye(3), atol=ROUNDING)
+    if not rigid or not np.allclose(np.linalg.det(turns), 1, atol=ROUNDING):
+        raise ValueError("a matrix of cam_to_world is no pose: its upper left is not a rotation")
+    if not np.allclose(poses[:, 3], [0, 0, 0, 1], atol=ROUNDING):
+        raise ValueError("a matrix of cam_to_world is no pose: its last row is not 0, 0, 0, 1")
 
 
 @dataclass(frozen=True)
@@ -139,9 +156,10 @@ class Answer:
             wrote = wrote if len(wrote) <= SHOWN else f"{wrote[: SHOWN - 1].rstrip()}…"
             return [f"no {_WANTED[task]} could be read: {self.why}", *([f"the model wrote: {wrote}"] if wrote else [])]
         if len(self.boxes):
-            # Questions see other frames than each other: the time says which one is meant wherever it is shown.
+            # Questions see other frames than each other: the number in the video is the same for all of them.
             when = f" ({self.times[self.frame]:.2f} s)" if self.times else ""
-            camera = f"from the camera in frame {self.frame}{when}"
+            number = self.indices[self.frame] if self.indices else self.frame
+            camera = f"from the camera in frame {number}{when}"
             return [f"{label}, {camera}: {describe_box(box)}" for label, box in self.boxes]
         if task == "detection":
             return ["nothing of the kind is in sight"]
@@ -202,7 +220,7 @@ def read_answer(
         if place.frame is None or place.box is None:
             return read(why=place.why)
         if place.frame >= len(indices):
-            return read(why=f"it names frame {place.frame} of {len(indices)}")
+            return read(why=f"it names frame {place.frame} of the {len(indices)} shown, counted from 0")
         return read(place.frame, Boxes3D([place.box], [object_label(question.text)]))
     if question.task == "number":
         number = read_number(text, question.unit)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from rft3d_cli._video_images import resized
 from rft3d_cli.console import duration
 from rft3d_cli.errors import DataError, ProblemList, Rft3dError, UsageError
 from rft3d_cli.files import write_bytes, write_json
+from rft3d_cli.geometry.camera import scale_intrinsic
 from rft3d_cli.show.answer import ASSUMED_FOV, Answer, Camera, camera_beside, document, named, read_answer, read_camera
 from rft3d_cli.show.infer_files import (
     ANSWER,
@@ -22,14 +22,17 @@ from rft3d_cli.show.infer_files import (
     PAGE,
     RERUN,
     appearing,
+    check_index,
     check_out,
+    check_replaced,
     find_videos,
     folder_names,
     is_collection,
+    own_name,
 )
 from rft3d_cli.show.infer_model import Speaker
 from rft3d_cli.show.infer_questions import Question, understand_all
-from rft3d_cli.video import SAMPLERS, Frames, Image, open_video_sets
+from rft3d_cli.video import SAMPLERS, Frames, Image, VideoInfo, open_video_sets
 
 if TYPE_CHECKING:
     from rft3d_cli.models.defaults import Defaults
@@ -104,7 +107,7 @@ def make_plan(place: Path, texts: Sequence[str], wish: Wish) -> Plan:
 
     Raises:
         UsageError: For a question that cannot be asked, options that contradict each other, or an output folder that
-            holds the video under a name that is written.
+            holds the video, or anything else that is not ours, under a name that is written.
         DataError: Where there is no video, or the output folder cannot be written.
         SetupError: Where the model or rerun-sdk is missing.
         ProblemList: Where several of these are so.
@@ -116,7 +119,7 @@ def make_plan(place: Path, texts: Sequence[str], wish: Wish) -> Plan:
         problems.append(UsageError("there is no question", 'rft3d infer clip.mp4 "where is the chair"'))
     if wish.camera_file is not None and wish.fov is not None:
         problems.append(UsageError("--camera and --fov both say what the camera is", "leave one of them out"))
-    out = wish.out or Path("look") / (named(place).name if place.is_dir() else named(place).stem)
+    out = wish.out or Path("look") / (named(place).name if place.is_dir() else own_name(place))
     videos: list[Path] = []
     try:
         videos = find_videos(place)
@@ -130,6 +133,8 @@ def make_plan(place: Path, texts: Sequence[str], wish: Wish) -> Plan:
         for video, folder in zip(videos, folders, strict=False)
     ):
         problems.append(UsageError(f"the answer in {out} would be written over {place}", "name another folder: --out"))
+    else:
+        problems += _replaced(out, folders, collection, wish)
     problems += model_problems(wish.model)
     if wish.rerun:
         try:
@@ -146,6 +151,20 @@ def make_plan(place: Path, texts: Sequence[str], wish: Wish) -> Plan:
     counts = [wish.frames or defaults.frames[kind] for kind in kinds]
     folder = None if wish.model in FRESH else find_model(wish.model)
     return Plan(videos, folders, out, collection, questions, str(folder or wish.model), defaults, counts, wish)
+
+
+def _replaced(out: Path, folders: Sequence[Path], collection: bool, wish: Wish) -> list[Rft3dError]:
+    """Files of others in the places of ours."""
+    unwritten = {*([] if wish.movie else [MOVIE]), *([] if wish.rerun else [RERUN])}
+    problems: list[Rft3dError] = []
+    try:
+        if collection:
+            check_index(out)
+        for folder in folders:
+            check_replaced(folder, lambda name: name not in unwritten)
+    except Rft3dError as error:  # the first is enough: another --out answers for all
+        problems.append(error)
+    return problems
 
 
 def ask(plan: Plan, say: Say) -> tuple[dict[str, Any], list[DataError]]:
@@ -191,7 +210,7 @@ def look(plan: Plan, say: Say) -> tuple[dict[str, Any], list[DataError]]:
     lost: list[DataError] = []
     for video, folder in zip(plan.videos, plan.folders, strict=True):
         try:
-            clips, camera = _open(plan, video, say)
+            clips, camera, _ = _open(plan, video, say)
         except DataError as error:
             if not plan.collection:
                 raise
@@ -208,20 +227,41 @@ def look(plan: Plan, say: Say) -> tuple[dict[str, Any], list[DataError]]:
     return {"schema": 1, "dry_run": True, "model": model, "videos": rows, "failed": len(lost)}, lost
 
 
-def _open(plan: Plan, video: Path, say: Say) -> tuple[list[Frames], Camera]:
-    """The frames that go with each question, and the camera."""
-    sampler = plan.defaults.sampler or SAMPLERS[0]
+def _open(
+    plan: Plan, video: Path, say: Say, sized: Callable[[int, Image], Any] | None = None
+) -> tuple[list[Frames], Camera, tuple[int, int]]:
+    """The frames that go with each question, the camera, and the size of the frames that are kept.
+
+    The model's own copy of a frame is made of the whole frame as soon as it is read, and what is kept for pictures is
+    no larger than they are: many frames of a large video do not fit into memory.
+    """
+    from rft3d_cli.show.infer_draw import kept_size
+
     counts = list(dict.fromkeys(plan.counts))
+    opened: list[tuple[Camera, tuple[int, int]]] = []
+
+    def keep(info: VideoInfo, index: int, image: Image) -> tuple[Image, Any]:
+        if not opened:  # a camera that does not fit is told before a model is loaded
+            shown = " and ".join(map(str, counts))
+            facts = f"{info.width}x{info.height}  {info.rate:.3g} fps  {info.duration:.1f} s -> {shown} frames"
+            say("video", f"{video}  {facts}")
+            most = min(sum(counts), info.frames)
+            opened.append((_camera(plan, video, info, say), kept_size((info.width, info.height), most)))
+        return resized(image, opened[0][1]), sized(index, image) if sized else None
+
     try:
-        sets = dict(zip(counts, open_video_sets(video, counts, sampler), strict=True))
+        sets = open_video_sets(video, counts, plan.defaults.sampler or SAMPLERS[0], keep=keep)
     except DataError as error:
+        if opened:
+            raise
         raise DataError(error.message, error.hint or ANY_VIDEO) from None
-    clip = sets[counts[0]]
-    info = clip.info
-    shown = " and ".join(str(len(sets[count].indices)) for count in counts)
-    say("video", f"{video}  {info.width}x{info.height}  {info.rate:.3g} fps  {info.duration:.1f} s -> {shown} frames")
-    for remark in dict.fromkeys(note for found in sets.values() for note in found.notes):
-        say("", remark)
+    for remark in dict.fromkeys(note for found in sets for note in found.notes):
+        say("note", remark)
+    return [sets[counts.index(count)] for count in plan.counts], *opened[0]
+
+
+def _camera(plan: Plan, video: Path, info: VideoInfo, say: Say) -> Camera:
+    """The camera of a video, where it is one of this video."""
     wish = plan.wish
     camera = read_camera(video, (info.width, info.height), file=wish.camera_file, fov=wish.fov)
     if camera.poses is not None and len(camera.poses) != info.frames:
@@ -233,16 +273,17 @@ def _open(plan: Plan, video: Path, say: Say) -> tuple[list[Frames], Camera]:
     say("camera", camera_words(camera, wish.fov) + (f"; --fov {wish.fov:g} is not used" if unused else ""))
     if unused:
         say("", f"to use it, move {camera_beside(video)} away")
-    return [sets[count] for count in plan.counts], camera
+    return camera
 
 
 def _ask_one(plan: Plan, video: Path, folder: Path, speaker: Speaker, say: Say) -> dict[str, Any]:
     start = time.monotonic()
-    clips, camera = _open(plan, video, say)
+    key = str(video.resolve())
+    clips, camera, size = _open(plan, video, say, lambda index, image: speaker.sized(key, index, image))
     if len(plan.questions) > 1:
         for number, (question, clip) in enumerate(zip(plan.questions, clips, strict=True), 1):
             say("ask" if number == 1 else "", f"{number} {question.task}, {len(clip.indices)} frames: {question.text}")
-    texts = speaker.answers(str(video.resolve()), plan.questions, clips)
+    texts = speaker.answers(plan.questions, clips)
     answers = [
         read_answer(question, text, clip.indices, clip.times, plan.defaults.angles)
         for question, text, clip in zip(plan.questions, texts, clips, strict=True)
@@ -254,7 +295,7 @@ def _ask_one(plan: Plan, video: Path, folder: Path, speaker: Speaker, say: Say) 
         times = {index: at for clip in clips for index, at in zip(clip.indices, clip.times, strict=True)}
         frames = sorted(times), [times[index] for index in sorted(times)]
     with appearing(folder) as work:
-        written = _write(work, plan, video, clips, camera, answers, images)
+        written = _write(work, plan, video, clips, size, camera, answers, images)
         result = document(
             answers,
             video={
@@ -286,6 +327,7 @@ def _write(
     plan: Plan,
     video: Path,
     clips: Sequence[Frames],
+    size: tuple[int, int],
     camera: Camera,
     answers: Sequence[Answer],
     images: dict[int, Image],
@@ -303,7 +345,8 @@ def _write(
             write_moving_video(work / MOVIE, drawing, video, info, camera.poses)
         else:
             write_still_video(work / MOVIE, drawing, sorted(images.items()))
-    shown = _scene(plan, video, clips, camera, answers, images)
+    intrinsic = scale_intrinsic(camera.intrinsic, (info.width, info.height), size)
+    shown = _scene(plan, video, clips, replace(camera, intrinsic=intrinsic), answers, images)
     write_bytes(work / PAGE, page(shown).encode("utf-8"))
     written.append(work / PAGE)
     if plan.wish.rerun:
@@ -322,25 +365,21 @@ def _scene(
     answers: Sequence[Answer],
     images: dict[int, Image],
 ) -> Scene:
-    """What the page shows: every frame that was shown to the model, once, and every answer."""
-    from PIL import Image as Pillow
+    """What the page shows: every frame that was shown to the model, once, and every answer.
 
+    ``camera`` is for the images' size.
+    """
     from rft3d_cli.show.viewer import Said, Scene
 
     order = sorted(images)
     times = {index: at for clip in clips for index, at in zip(clip.indices, clip.times, strict=True)}
-    size = clips[0].info.width, clips[0].info.height
-    pictures = [
-        image if image.shape[1::-1] == size else np.asarray(Pillow.fromarray(image).resize(size))
-        for image in (images[index] for index in order)
-    ]
     said = [
         Said(answer.question.text, answer.words(), order.index(answer.indices[answer.frame]), answer.boxes)
         for answer in answers
     ]
     return Scene(
         title=named(video).name,
-        images=pictures,
+        images=[images[index] for index in order],
         times=[times[index] for index in order],
         intrinsic=camera.intrinsic,
         poses=None if camera.poses is None else camera.poses[order],
@@ -349,6 +388,7 @@ def _scene(
         note=f"{plan.wish.model}: {plan.defaults.note}" if plan.defaults.note else "",
         said=said,
         assumed=camera.source == "assumed",
+        numbers=order,
     )
 
 

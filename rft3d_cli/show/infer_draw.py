@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,9 @@ MOST_FRAMES = 18_000
 LEGIBLE = 480
 """Pixels of a picture's longer side below which it is enlarged, so that its labels can be read."""
 LONGEST = 1920
-"""Pixels of the longer side of an annotated video, at most."""
+"""Pixels of the longer side of a picture and an annotated video, at most."""
+ROOM = 256 * 2**20
+"""Bytes of all frames of a video that are kept for pictures, at most."""
 _LEGEND_LINES = 6
 
 
@@ -118,6 +121,17 @@ def _elided(text: str, room: float, font: object) -> str:
     return f"{text[:kept].rstrip()}…"
 
 
+def kept_size(size: tuple[int, int], frames: int) -> tuple[int, int]:
+    """Width and height at which so many frames are kept for pictures: as they are, or what memory has room for.
+
+    >>> kept_size((1280, 720), 32), kept_size((3840, 2160), 8), kept_size((1920, 1080), 512)
+    ((1280, 720), (1920, 1080), (557, 314))
+    """
+    width, height = size
+    scale = min(1.0, LONGEST / max(size), math.sqrt(ROOM / (3 * frames * width * height)))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
 def write_pictures(drawing: Drawing, images: Sequence[Sequence[Image]], folder: Path) -> list[Path]:
     """Write the frame of every answer that has boxes as a PNG.
 
@@ -127,7 +141,8 @@ def write_pictures(drawing: Drawing, images: Sequence[Sequence[Image]], folder: 
         folder: Where.
 
     Returns:
-        The files: ``frame07.png``, or with several questions ``frame07-1.png``, where 1 is the question's number.
+        The files: ``frame07.png``, where 7 is the frame's number in the video, or with several questions
+        ``frame07-1.png``, where 1 is the question's number.
     """
     from PIL import Image as Pillow
 
@@ -136,7 +151,7 @@ def write_pictures(drawing: Drawing, images: Sequence[Sequence[Image]], folder: 
         if not len(answer.boxes):
             continue
         tail = f"-{number + 1}" if len(drawing.answers) > 1 else ""
-        path = folder / f"frame{answer.frame:02d}{tail}.png"
+        path = folder / f"frame{_at(answer):02d}{tail}.png"
         picture = drawing.picture(shown[answer.frame], [(number, answer.boxes)], legend=False)
         with atomic_path(path) as temporary:
             Pillow.fromarray(picture).save(temporary, "PNG")

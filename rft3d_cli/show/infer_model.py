@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rft3d_cli.errors import UsageError
 from rft3d_cli.models.defaults import MAX_TOKENS
 from rft3d_cli.show.infer_questions import Question
-from rft3d_cli.video import Frames
+from rft3d_cli.video import Frames, Image
 
 if TYPE_CHECKING:
     from rft3d_cli.models.inputs import EncodedPrompt
@@ -52,28 +52,48 @@ class Speaker:
         self.name, self.tags, self.max_tokens = name, tags, max_tokens
         self._loaded: tuple[Any, Any] | None = None
 
-    def answers(self, key: str, questions: Sequence[Question], shown: Sequence[Frames]) -> list[str]:
+    def sized(self, key: str, index: int, frame: Image) -> Any:
+        """A frame of a video as the model sees it.
+
+        Args:
+            key: Names the video: a frame that questions share is prepared once.
+            index: The frame's number in the video.
+            frame: The whole frame.
+
+        Raises:
+            SetupError: Where the model cannot be loaded.
+        """
+        from PIL import Image as Pillow
+
+        with quick_imports():
+            from rft3d_cli.models.processor import KEY
+
+        picture = Pillow.fromarray(frame)
+        picture.info = {KEY: f"{key}#{index}"}
+        return self._load()[1].size(picture)
+
+    def _load(self) -> tuple[Any, Any]:
+        with quick_imports():
+            from rft3d_cli.models.loader import load_speaker
+
+            self._loaded = self._loaded or load_speaker(self.name)
+        return self._loaded
+
+    def answers(self, questions: Sequence[Question], shown: Sequence[Frames]) -> list[str]:
         """What the model says to questions about one video, in order.
 
         Args:
-            key: Names the video: frames that questions share are prepared once.
             questions: The questions.
-            shown: The frames that go with each.
+            shown: The frames that go with each, :meth:`sized` of each in ``made``.
 
         Raises:
             UsageError: Where a prompt is longer than the model reads.
             SetupError: Where the model cannot be loaded.
         """
         with quick_imports():
-            from PIL import Image
-
             from rft3d_cli.models.inputs import encode_prompt
-            from rft3d_cli.models.loader import load_speaker
-            from rft3d_cli.models.processor import KEY
 
-            self._loaded = self._loaded or load_speaker(self.name)
-        _, processor = self._loaded
-        sized: dict[int, Any] = {}
+        _, processor = self._load()
         prompts: list[EncodedPrompt] = []
         asked: dict[tuple[str, tuple[int, ...], int], int] = {}  # "find every chair" and "… table" are one prompt
         places = []
@@ -83,12 +103,7 @@ class Speaker:
             places.append(asked.setdefault(same, len(prompts)))
             if places[-1] < len(prompts):
                 continue
-            for index, array in zip(clip.indices, clip.images, strict=True):
-                if index not in sized:
-                    image = Image.fromarray(array)
-                    image.info = {KEY: f"{key}#{index}"}
-                    sized[index] = processor.size(image)
-            prompt = encode_prompt(processor, text, [sized[index] for index in clip.indices], tags=self.tags)
+            prompt = encode_prompt(processor, text, clip.made, tags=self.tags)
             if processor.max_length is not None and len(prompt) >= processor.max_length:
                 raise UsageError(
                     f"{question.text!r} with {len(clip.indices)} frames takes {len(prompt):,} tokens, and {self.name} "

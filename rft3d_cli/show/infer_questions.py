@@ -23,7 +23,11 @@ _FIND_ONE = re.compile(
 )
 _SCALE = "far|large|big|tall|wide|long|high|deep|small|thick"
 _MEASURE = "size|distance|length|width|height|depth|area|diameter"
-_COUNT = re.compile(r"\bhow many\b|\b(?:what is|what's|give|count) the (?:total )?(?:number|count) of\b", re.IGNORECASE)
+_COUNT = re.compile(
+    r"\bhow many\b|\b(?:what is|what's|give|count) the (?:total )?(?:number|count) of\b"
+    r"|^\s*(?:please\s+)?count\b|^\s*(?:the\s+)?number of\b",
+    re.IGNORECASE,
+)
 _HOW = re.compile(rf"\bhow (?:{_SCALE})\b|\bhow much space\b", re.IGNORECASE)
 _WHAT = re.compile(
     rf"\b(?:what(?:['’]s| is| are)|estimate|measure|give) the (?:[\w-]+ ){{0,2}}?(?:{_MEASURE})s?\b", re.IGNORECASE

@@ -58,6 +58,7 @@ class Scene:
         note: What the reader must know; may be empty.
         said: Questions and answers, in order.
         assumed: Whether the field of view is a guess, so that every distance is one too.
+        numbers: What each frame is called: its number in the video. Where empty, they are counted from 0.
     """
 
     title: str
@@ -70,6 +71,11 @@ class Scene:
     note: str
     said: Sequence[Said]
     assumed: bool = False
+    numbers: Sequence[int] = ()
+
+    def name(self, index: int) -> str:
+        """What a frame is called, in answers as in pictures."""
+        return str(self.numbers[index] if self.numbers else index)
 
 
 def page(scene: Scene) -> str:
@@ -123,6 +129,8 @@ def _check(scene: Scene) -> None:
         raise ValueError("a page needs at least one frame")
     if len(scene.times) != count or (scene.poses is not None and len(scene.poses) != count):
         raise ValueError(f"{count} frames need as many times, and as many poses where they are known")
+    if scene.numbers and len(scene.numbers) != count:
+        raise ValueError(f"{count} frames have {len(scene.numbers)} numbers")
     if any(image.shape != scene.images[0].shape for image in scene.images):
         raise ValueError("the frames differ in size")
     if any(not 0 <= said.frame < count for said in scene.said):
@@ -168,11 +176,11 @@ def _frames(scene: Scene, shown: Pictures) -> str:
     ratio = shown.size[0] / shown.size[1]
     strip = []
     for at, (index, source) in enumerate(zip(shown.kept, shown.sources, strict=True)):
-        words = f"frame {index}, {scene.times[index]:.2f} s"
+        words = f"frame {scene.name(index)}, {scene.times[index]:.2f} s"
         strip.append(
             f'<button type="button" class="thumb" data-frame="{at}" tabindex="-1" aria-label="{words}">'
             f'<img src="{source}" alt="" width="{shown.size[0]}" height="{shown.size[1]}">'
-            f"<span>{index}</span></button>"
+            f"<span>{scene.name(index)}</span></button>"
         )
     last = len(shown.kept) - 1
     steps = [
@@ -243,7 +251,7 @@ def _data(scene: Scene, world: World, shown: Pictures, rows: Sequence[Sequence[R
         "intrinsic": _rounded(intrinsic, 6),
         "frames": [
             {
-                "name": f"frame {index}",
+                "name": f"frame {scene.name(index)}",
                 "time": f"{scene.times[index]:.2f} s",
                 "camera": _rounded(camera, 9) if np.isfinite(camera).all() else None,
                 "frustum": _rounded(pyramid, 4) if np.isfinite(pyramid).all() else None,

@@ -90,10 +90,39 @@ def test_changed_records_are_listed_and_written(evaluated):
 
 
 @pytest.mark.parametrize(("sides", "code"), [(("half", "quarter"), 0), (("half", "half"), 0), (("quarter", "half"), 5)])
-def test_a_gate_closes_where_the_whole_interval_is_below_zero(evaluated, sides, code):
+def test_a_gate_closes_where_interval_and_test_say_worse(evaluated, sides, code):
     shown = compare(evaluated, *sides, "--fail-if-worse")
     assert shown.code == code
-    assert shown.errors == ([] if code == 0 else ["overall is worse by 25.00, 95% CI -25.0 to -25.0"])
+    assert shown.errors == ([] if code == 0 else ["overall is worse by 25.00, 95% CI -25.0 to -25.0, p 0.008"])
+
+
+@pytest.mark.parametrize(("scenes", "words"), [(5, "too few scenes to tell"), (6, "B is worse, by -25.0")])
+def test_few_scenes_have_no_verdict(evaluated, scenes, words):
+    # All scenes lose as much, so the interval is one point; the test cannot say so with five scenes: p = 2 / 2**5.
+    for name in ("half", "quarter"):
+        path = Path(name) / "details.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: 4 * scenes]))
+        (Path(name) / "result.json").unlink()
+    shown = compare(evaluated, "quarter", "half", "--fail-if-worse")
+    assert shown.code == 5
+    assert words in shown.out
+    assert ("B is worse" in shown.out) is (scenes == 6)
+    document = compare(evaluated, "quarter", "half", "--json").document
+    assert document["verdict"] == (None if scenes == 5 else "worse")
+
+
+def test_details_of_another_run_are_refused(evaluated):
+    from rft3d_cli.files import sha256
+
+    result = json.loads(Path("half/result.json").read_text())
+    result["details"] = {"sha256": sha256(Path("half/details.jsonl"))}
+    Path("half/result.json").write_text(json.dumps(result))
+    assert compare(evaluated, "half", "quarter").code == 0
+    Path("half/details.jsonl").write_bytes(Path("tolerant/details.jsonl").read_bytes() + b"\n")
+    shown = compare(evaluated, "half", "quarter")
+    assert (shown.code, len(shown.errors)) == (3, 1)
+    assert "half/details.jsonl does not hold the details of half/result.json" in shown.errors[0]
+    assert "repeat the evaluation" in shown.hint
 
 
 def test_a_gate_without_an_interval_stays_closed(rft3d):
@@ -102,7 +131,7 @@ def test_a_gate_without_an_interval_stays_closed(rft3d):
     assert rft3d("evaluate", "vsibench", "-d", "val.jsonl", "-p", "said.jsonl", "--out", "one").code == 0
     assert compare(rft3d, "one", "one").code == 0
     shown = compare(rft3d, "one", "one", "--fail-if-worse")
-    assert (shown.code, shown.errors) == (5, ["overall has no interval: whether it is worse cannot be told"])
+    assert (shown.code, shown.errors) == (5, ["overall: too few scenes to tell whether it is worse"])
 
 
 def test_other_settings_stand_in_a_table(evaluated):

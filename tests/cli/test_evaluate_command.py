@@ -173,7 +173,9 @@ def test_predictions_of_another_data_set_are_warned_of(evaluate, benchmark):
     write_predictions(Path(f"{benchmark}-said.jsonl"), {"x": "A", "y": "B"})
     shown = evaluate(benchmark, "--json")
     count = len(RECORDS[benchmark])
-    assert (shown.document["missing"], shown.document["unknown_ids"]) == (count, 2)
+    document = json.loads(shown.out)
+    assert (document["missing"], document["unknown_ids"]) == (count, 2)
+    assert (shown.code, shown.errors) == (3, ["no record has a prediction"])
     assert f"{count} of {count} records have no prediction" in shown.err
     assert "warning: 2 predictions are for ids that the data does not have" in shown.err
 
@@ -325,7 +327,7 @@ def test_a_model_that_knows_the_answers_scores_100(rft3d, world, taught, benchma
 def test_saved_answers_of_a_model_score_as_the_model_did(rft3d, world, taught):
     first = score_world(world, "detection", taught, "--json", "--out", "scores").document
     again = rft3d("evaluate", "detection", "-d", world.records, "-p", "scores/predictions.jsonl", "--json").document
-    changing = {"run", "model", "predictions"}
+    changing = {"run", "model", "predictions", "details", "damaged_clips"}
     assert {key: first[key] for key in first.keys() - changing} == {key: again[key] for key in again.keys() - changing}
 
 
@@ -431,3 +433,37 @@ def test_brief_is_the_same_score_without_the_rest(evaluate):
     assert brief["intervals"] == {}
     assert "other_scorer" not in brief
     assert set(brief) == set(whole) - {"other_scorer"}
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "problem"),
+    [
+        pytest.param("predictions.jsonl", ("--model", "tiny", "--fresh"), "would replace", id="data named as answers"),
+        pytest.param("frames.jsonl", ("--model", "tiny"), "would replace", id="data named as frames"),
+        pytest.param("mine.jsonl", ("--model", "tiny", "--details", "out/predictions.jsonl"), "a file of --out",
+                     id="details over answers"),
+        pytest.param("mine.jsonl", ("--model", "tiny", "-p", "said.jsonl"), "--predictions are answers already",
+                     id="a model and answers"),
+    ],
+)  # fmt: skip
+def test_own_names_never_replace_what_is_read_or_kept(rft3d, data, options, problem):
+    Path("out").mkdir()
+    write_records(Path("out") / data, RECORDS["vsibench"])
+    write_predictions(Path("said.jsonl"), SAID["vsibench"])
+    before = (Path("out") / data).read_bytes()
+    shown = rft3d("evaluate", "vsibench", "--data", f"out/{data}", "--out", "out", *options)
+    assert shown.code == 2
+    assert problem in shown.errors[0]
+    assert (Path("out") / data).read_bytes() == before
+
+
+def test_scores_of_others_do_not_join_a_model_s_answers(rft3d, world):
+    assert score_world(world, "vsibench", world.fresh, "--out", "mine").code == 0
+    before = Path("mine/result.json").read_bytes()
+    write_predictions(Path("said.jsonl"), {"number": "1"})
+    line = ("evaluate", "vsibench", "-d", world.records, "--out", "mine")
+    shown = rft3d(*line, "-p", "said.jsonl")
+    assert (shown.code, Path("mine/result.json").read_bytes()) == (2, before)
+    assert "holds the answers of a model" in shown.errors[0]
+    assert rft3d(*line, "-p", "mine", "--scorer", "robust").code == 0
+    assert json.loads(Path("mine/result.json").read_text())["scorer"] == "robust"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import RATE, Shown, clip_pictures, record
 
@@ -51,6 +53,14 @@ def ask(rft3d, world, questions) -> Callable[..., Shown]:
         return rft3d(*line, *options)
 
     return evaluate
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """The clips in a folder of their own."""
+    to.mkdir()
+    for number in range(CLIPS):
+        (to / f"{number}.mp4").write_bytes((folder / f"{number}.mp4").read_bytes())
+    return to
 
 
 def left(folder: Path | str) -> dict[str, object]:
@@ -158,7 +168,7 @@ def test_answers_asked_for_otherwise_are_kept_until_told(ask, options, problem):
         assert "--fresh" in shown.hint
         assert left("mine") == before
     assert ask("--out", "mine", "--limit", 2, *options, "--fresh").code == 0
-    assert left("mine")["asked.json"] != before["asked.json"]
+    assert Path("mine/asked.json").read_bytes() != before["asked.json"]
 
 
 def test_a_changed_question_is_asked_again(ask, questions, stop):
@@ -171,6 +181,85 @@ def test_a_changed_question_is_asked_again(ask, questions, stop):
     assert stop.asked == 1
     assert ask("--data", changed, "--out", "anew").code == 0
     assert left("mine")["predictions.jsonl"] == left("anew")["predictions.jsonl"]
+
+
+def test_answers_of_other_media_under_the_same_name_are_not_taken_up(ask, questions, tmp_path, stop):
+    media = copied(questions.parent, tmp_path / "media")
+    assert ask("--out", "mine", "--media-root", media).code == 0
+    write_mp4(media / "1.mp4", [255 - picture for picture in clip_pictures()], RATE, crf=5)
+    stop.asked = 0
+    assert ask("--out", "mine", "--media-root", media).code == 0
+    # Three batches of four, each about one clip.
+    assert stop.asked == 1
+    assert ask("--out", "anew", "--media-root", media).code == 0
+    assert left("mine") == left("anew")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "tokenizer.json", "chat_template.jinja", "preprocessor_config.json", "generation_config.json"],
+)
+def test_a_model_is_its_configuration_and_tokenizer_too(ask, world, tmp_path, name):
+    model = tmp_path / "model"
+    shutil.copytree(world.fresh, model)
+    assert ask("--model", model, "--out", "mine", "--limit", 2).code == 0
+    assert ask("--model", model, "--out", "mine", "--limit", 2).code == 0
+    (model / name).write_text((model / name).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    shown = ask("--model", model, "--out", "mine", "--limit", 2)
+    assert shown.code == 2
+    assert "the model's configuration or tokenizer changed" in shown.errors[0]
+
+
+def test_a_batch_keeps_its_size_where_the_first_clip_was_unreadable(world, questions, rft3d, tmp_path):
+    media = copied(questions.parent, tmp_path / "media")
+    good = (media / "0.mp4").read_bytes()
+    line = ("evaluate", "vsibench", "-d", questions, "-m", world.fresh, "--max-tokens", 6, "--sample")
+    whole = rft3d(*line, "--media-root", media, "--out", "whole")
+    assert whole.code == 0
+    (media / "0.mp4").write_bytes(b"no video at all")
+    assert rft3d(*line, "--media-root", media, "--out", "hurt").code == 3
+    size = json.loads(Path("hurt/asked.json").read_text())["made"]["batch"]
+    (media / "0.mp4").write_bytes(good)
+    assert rft3d(*line, "--media-root", media, "--out", "hurt", "--fresh").code == 0
+    assert json.loads(Path("hurt/asked.json").read_text())["made"]["batch"] == size
+    assert left("hurt") == left("whole")
+
+
+def test_a_damaged_clip_is_said_and_counted(ask, questions, tmp_path):
+    media = copied(questions.parent, tmp_path / "media")
+    frames = [np.random.default_rng(i).integers(0, 255, (64, 96, 3)).astype(np.uint8) for i in range(24)]
+    write_mp4(media / "1.mp4", frames, RATE, crf=5)
+    whole = (media / "1.mp4").read_bytes()
+    (media / "1.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    shown = ask("--out", "hurt", "--media-root", media, "--json")
+    assert json.loads(shown.out)["damaged_clips"] == 1
+    assert "1 clips are damaged" in shown.err
+    assert "first 1.mp4" in shown.err
+
+
+def test_what_is_there_is_said_before_and_instead_of_asking(ask):
+    assert "would ask" in ask("--out", "mine", "--dry-run").err
+    assert ask("--out", "mine", "--limit", 4).code == 0
+    shown = ask("--out", "mine", "--dry-run")
+    assert "questions of 11, the others being answered," in shown.err
+    assert ask("--out", "mine").code == 0
+    assert "would ask" in ask("--out", "mine", "--dry-run").err
+    assert "all answers are there; nothing is asked" in ask("--out", "mine").err
+
+
+def test_the_frames_that_were_shown_are_those_of_the_answers(ask):
+    assert ask("--out", "mine").code == 0
+    assert ask("--out", "mine", "--frames", 3, "--fresh").code == 0
+    plans = [json.loads(line) for line in Path("mine/frames.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [len(plan["indices"]) for plan in plans] == [3, 3, 3]
+
+
+def test_details_of_an_earlier_run_do_not_outlive_a_stop(ask, stop):
+    assert ask("--out", "mine").code == 0
+    stop.asked, stop.after = 0, 1
+    assert ask("--out", "mine", "--fresh").code == 130
+    assert not Path("mine/details.jsonl").exists()
+    assert not Path("mine/result.json").exists()
 
 
 # ---- Shares
@@ -187,16 +276,20 @@ def test_shares_are_scored_as_one(ask, stop, count):
     stop.asked = 0
     assert ask("--out", "shared").code == 0
     assert stop.asked == 0
-    kept = ("predictions.jsonl", "details.jsonl", "result", "asked.json")
-    assert {name: left_shared("shared")[name] for name in kept} == {name: left("whole")[name] for name in kept}
+    assert left("shared") == left("whole")
+    # A share that is repeated asks nothing and spoils nothing; started afresh, all of it is asked again.
+    assert ask("--out", "shared", "--shard", f"1/{count}").code == 0
+    assert stop.asked == 0
+    assert left("shared") == left("whole")
+    assert ask("--out", "shared", "--fresh").code == 0
+    assert stop.asked == 3
 
 
-def left_shared(folder: str) -> dict[str, object]:
-    """As ``left``; which frames were shown is written beside the shares' answers."""
-    plans = b"".join(path.read_bytes() for path in sorted(Path(folder).glob("shard-*/frames.jsonl")))
-    assert {json.loads(line)["path"] for line in plans.splitlines()} == {"0.mp4", "1.mp4", "2.mp4"}
-    (Path(folder) / "frames.jsonl").touch()
-    return left(folder)
+def test_an_empty_share_says_why(ask):
+    shown = ask("--out", "shared", "--shard", "1/5")
+    assert shown.code == 0
+    assert "wrote   0 answers of share 1/5" in shown.err
+    assert "whole batches of 4 are shared out" in shown.err
 
 
 def test_a_share_that_is_missing_is_asked_by_the_last_command(ask, stop):
@@ -220,10 +313,7 @@ def test_a_share_that_is_none_is_refused(ask, share):
 
 def test_an_unreadable_clip_costs_its_records_and_the_exit_code(ask, questions, tmp_path):
     whole = ask("--out", "whole", "--json").document
-    media = tmp_path / "media"
-    media.mkdir()
-    for number in range(CLIPS):
-        (media / f"{number}.mp4").write_bytes((questions.parent / f"{number}.mp4").read_bytes())
+    media = copied(questions.parent, tmp_path / "media")
     good = (media / "1.mp4").read_bytes()
     (media / "1.mp4").write_bytes(b"no video at all")
     shown = ask("--out", "hurt", "--media-root", media, "--json")

@@ -27,6 +27,7 @@ from rft3d_cli.prepare.rooms.build import RoomsSpec, build
 from rft3d_cli.video import probe, read_frames, write_mp4
 
 BEHIND = [[-1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
+SHEARED = [[4.0, 0.0, 0.0, 0.0], [0.0, 0.25, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 CAMERA = {"intrinsic": INTRINSIC, "image_size": [WIDTH, HEIGHT]}
 
 BOTH = ["scene.html", "video.mp4"]
@@ -69,11 +70,11 @@ def drawn(picture: np.ndarray, original: np.ndarray) -> np.ndarray:
 def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
     shown = ask("where is the chair?")
     words = (
-        "chair, from the camera in frame 1 (1.75 s): 0.10 m right, 0.10 m down, 2.00 m ahead; "
+        "chair, from the camera in frame 7 (1.75 s): 0.10 m right, 0.10 m down, 2.00 m ahead; "
         "size 0.60 x 0.60 x 0.60 m, turned 0 degrees\n"
     )
     assert (shown.code, shown.out) == (0, words)
-    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame01.png", *BOTH]
+    assert sorted(path.name for path in Path("look/my").iterdir()) == ["answer.json", "frame07.png", *BOTH]
     answer = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
     assert (answer["task"], answer["text"], answer["frame"], answer["unreadable"]) == (
         "grounding",
@@ -83,15 +84,16 @@ def test_a_box_is_answered_in_words_a_picture_a_video_and_a_file(ask, tmp_path):
     )
     assert answer["boxes"] == [{"label": "chair", "bbox_3d": BOX}]
     assert answer["question"] == "where is the chair?"
-    assert answer["files"] == ["look/my/frame01.png", "look/my/video.mp4", "look/my/scene.html"]
-    assert answer["video"]["frames"] == [0, FRAMES - 1]
+    assert answer["files"] == ["look/my/frame07.png", "look/my/video.mp4", "look/my/scene.html"]
+    # Words and pictures name frames by their number in the video, as the lists do; `frame` counts in the list.
+    assert answer["video"]["frames"] == answer["answers"][0]["frames"] == [0, FRAMES - 1]
     assert answer["video"]["times"] == [0.0, (FRAMES - 1) / RATE]
     assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_picture_is_the_answered_frame_enlarged_with_the_box_on_it(ask):
     assert ask("where is the chair").code == 0
-    picture = np.asarray(Image.open("look/my/frame01.png"))
+    picture = np.asarray(Image.open("look/my/frame07.png"))
     frame = enlarged(read_frames("my.mp4", FRAMES).images[-1])
     assert picture.shape == frame.shape
     rows, columns = np.nonzero(drawn(picture, frame))
@@ -110,7 +112,7 @@ def test_without_a_camera_path_the_video_holds_the_answered_frame(ask):
     movie = read_frames("look/my/video.mp4", 5)
     assert (movie.info.frames, movie.info.rate) == (5, pytest.approx(2))
     first, *rest = movie.images
-    shown = np.asarray(Image.open("look/my/frame01.png"))
+    shown = np.asarray(Image.open("look/my/frame07.png"))
     assert np.abs(first.astype(int) - enlarged(read_frames("my.mp4", 1).images[0])).mean() < 6
     assert all(np.abs(image.astype(int) - shown).mean() < 6 for image in rest)
 
@@ -173,7 +175,7 @@ def test_json_is_what_the_file_holds_and_quiet_is_the_answer_alone(ask):
 
 def test_facts_go_to_stderr(ask):
     shown = ask("where is the chair", "--out", "o")
-    for words in ("my.mp4  96x64  4 fps  2.0 s -> 2 frames", "wrote   o/frame01.png  o/video.mp4  o/scene.html"):
+    for words in ("my.mp4  96x64  4 fps  2.0 s -> 2 frames", "wrote   o/frame07.png  o/video.mp4  o/scene.html"):
         assert words in shown.err
         assert words not in shown.out
 
@@ -254,6 +256,9 @@ def test_with_a_camera_path_the_box_stays_where_it_is(ask):
             json.dumps({**CAMERA, "intrinsic": [[float("nan")] * 3] * 3}), "numbers that are not finite", id="NaN"
         ),
         pytest.param(json.dumps({**CAMERA, "cam_to_world": IDENTITY}), "holds 4 × 4 matrices", id="one pose"),
+        pytest.param(json.dumps({**CAMERA, "cam_to_world": [SHEARED] * 8}), "is not a rotation", id="sheared poses"),
+        pytest.param(json.dumps({**CAMERA, "cam_to_world": [[*IDENTITY[:3], [0, 0, 0, 5]]] * 8}),
+                     "last row is not 0, 0, 0, 1", id="scaled poses"),
         pytest.param(json.dumps({**CAMERA, "cam_to_world": [IDENTITY] * 9}), "8 frames, and its camera file 9 poses",
                      id="a pose too many"),
         pytest.param(json.dumps({**CAMERA, "cam_to_world": [IDENTITY] * 2}), "8 frames, and its camera file 2 poses",
@@ -281,7 +286,7 @@ def test_a_folder_of_frames_is_a_video(ask, monkeypatch):
         Image.fromarray(picture).save(f"frames/{number}.png")
     document = ask("where is the chair", "--json", video="frames").document
     assert document["video"]["frames"] == [0, FRAMES - 1]
-    assert document["files"] == [f"look/frames/{name}" for name in ("frame01.png", "video.mp4", "scene.html")]
+    assert document["files"] == [f"look/frames/{name}" for name in ("frame07.png", "video.mp4", "scene.html")]
     monkeypatch.chdir("frames")
     assert ask("how many chairs are there", "--json", video=".").document["video"]["path"] == "."
     assert Path("look/frames/answer.json").is_file()
@@ -321,6 +326,53 @@ def test_a_folder_of_frames_is_no_place_for_the_answer(ask):
     assert [path.name for path in Path("frames").iterdir()] == ["frame00.png"]
 
 
+MINE = ("scene.html", "answer.json", "video.mp4", "frame01.png", "frame123-4.png")
+
+
+@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("dry", [False, True], ids=["asked", "dry run"])
+def test_files_that_no_answer_wrote_are_not_replaced(ask, monkeypatch, name, dry):
+    monkeypatch.setattr("rft3d_cli.models.loader.load_speaker", lambda *args: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("rft3d_cli._video_plan.decode_frames", lambda *args: pytest.fail("the video was read"))
+    Path("o").mkdir()
+    Path("o", name).write_text("mine", encoding="utf-8")
+    shown = ask("where is the chair", "--out", "o", *(["--dry-run"] if dry else []))
+    assert (shown.code, len(shown.errors)) == (2, 1)
+    assert f"o holds {name}, which no earlier answer wrote" in shown.errors[0]
+    assert shown.hint == "name another folder: --out"
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in Path("o").iterdir()] == [(name, "mine")]
+
+
+def test_a_file_of_ones_own_among_answers_is_not_replaced_either(ask):
+    assert ask("how many chairs are there").code == 0
+    assert ask("where is the chair").code == 0
+    Path("look/my/frame00.png").write_text("mine", encoding="utf-8")
+    assert ask("find every chair").code == 2
+    assert Path("look/my/frame00.png").read_text(encoding="utf-8") == "mine"
+    Path("look/my/frame00.png").unlink()
+    Path("look/my/scene.rrd").write_text("mine", encoding="utf-8")  # not written without --rerun
+    assert ask("find every chair").code == 0
+
+
+def test_an_index_that_is_not_ours_is_not_replaced(ask):
+    Path("videos").mkdir()
+    Path("videos/a.mp4").write_bytes(Path("my.mp4").read_bytes())
+    Path("look/videos").mkdir(parents=True)
+    Path("look/videos/answers.json").write_text('["mine"]', encoding="utf-8")
+    assert ask("where is the chair", video="videos").code == 2
+    assert Path("look/videos/answers.json").read_text(encoding="utf-8") == '["mine"]'
+    Path("look/videos/answers.json").unlink()
+    assert [ask("where is the chair", "--no-video", video="videos").code for _ in range(2)] == [0, 0]
+
+
+def test_a_video_whose_name_is_dots_is_answered_in_a_folder_of_its_own(ask):
+    Path("my.mp4").rename("...mp4")
+    Path("scene.html").write_text("mine", encoding="utf-8")
+    assert ask("how many chairs are there", video="...mp4").code == 0
+    assert Path("scene.html").read_text(encoding="utf-8") == "mine"
+    assert Path("look/...mp4/answer.json").is_file()
+
+
 # ---- Several questions, several videos
 
 THREE = ("find every chair", "how many chairs are there", "where is the chair")
@@ -332,7 +384,7 @@ def test_several_questions_are_one_document_and_files_that_do_not_meet(ask):
     assert lines[0::2] == list(THREE)
     assert [line[:9] for line in lines[1::2]] == ["  chair, ", "  1", "  chair, "]
     document = json.loads(Path("look/my/answer.json").read_text(encoding="utf-8"))
-    names = ["frame00-1.png", "frame01-3.png", "video.mp4", "scene.html"]
+    names = ["frame00-1.png", "frame07-3.png", "video.mp4", "scene.html"]
     assert document["files"] == [f"look/my/{name}" for name in names]
     assert sorted(path.name for path in Path("look/my").iterdir()) == sorted([*names, "answer.json"])
     assert [answer["task"] for answer in document["answers"]] == ["detection", "number", "grounding"]
@@ -340,6 +392,53 @@ def test_several_questions_are_one_document_and_files_that_do_not_meet(ask):
     assert not {"question", "task", "boxes", "value"} & set(document)
     page = Path("look/my/scene.html").read_text(encoding="utf-8")
     assert all(question in page for question in THREE)
+
+
+def test_questions_of_different_frames_name_them_alike_in_words_pictures_and_page(ask, monkeypatch):
+    # The choice is asked with more frames than the others: the page shows frames of both.
+    def generate(model, processor, prompts, *rest):
+        return ["A" if len(prompt) == max(map(len, prompts)) else GROUNDING_ANSWER for prompt in prompts]
+
+    monkeypatch.setattr("rft3d_cli.models.predict.generate", generate)
+    shown = ask("where is the chair", "which is larger? A. bed B. desk")
+    assert "in frame 7 (1.75 s)" in shown.out
+    assert Path("look/my/frame07-1.png").is_file()
+    page = Path("look/my/scene.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="scene">')[1].split("</script>")[0])
+    assert [frame["name"] for frame in data["frames"]] == [f"frame {number}" for number in range(FRAMES)]
+    assert data["frames"][data["answered"][0]] | {"camera": 0, "frustum": 0} == {
+        "name": "frame 7", "time": "1.75 s", "camera": 0, "frustum": 0,
+    }  # fmt: skip
+    assert "frame 7 (1.75 s)" in page
+
+
+def test_the_model_sees_whole_frames_where_smaller_ones_are_kept(ask, monkeypatch):
+    from rft3d_cli.models import inputs
+
+    seen: list[bytes] = []
+    encode = inputs.encode_prompt
+
+    def spy(processor, text, frames, **options):
+        seen.append(b"".join(frame.tobytes() for frame in frames))
+        return encode(processor, text, frames, **options)
+
+    monkeypatch.setattr(inputs, "encode_prompt", spy)
+    Path("my.camera.json").write_text(json.dumps(CAMERA), encoding="utf-8")
+    whole = ask("where is the chair", "--json").document
+    picture = np.asarray(Image.open("look/my/frame07.png"))
+    monkeypatch.setattr("rft3d_cli.show.infer_draw.ROOM", 2 * 3 * 48 * 32)
+    small = ask("where is the chair", "--json").document
+    assert seen[0] == seen[1]
+    assert small["answers"] == whole["answers"]
+    assert small["camera"] == whole["camera"]
+    page = Path("look/my/scene.html").read_text(encoding="utf-8")
+    data = json.loads(page.split('id="scene">')[1].split("</script>")[0])
+    assert data["size"] == [WIDTH // 2, HEIGHT // 2]
+    assert data["intrinsic"][0][0] == pytest.approx(INTRINSIC[0][0] / 2)
+    # The picture has the same size, its boxes stand in the same place.
+    again = np.asarray(Image.open("look/my/frame07.png"))
+    assert again.shape == picture.shape
+    assert np.abs(again.astype(int) - picture).mean() < 8
 
 
 def test_answers_always_hold_the_list_and_a_single_answer_also_stands_at_the_top(ask):

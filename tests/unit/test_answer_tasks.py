@@ -4,6 +4,7 @@ import json
 import string
 import sys
 import types
+import unicodedata
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from pathlib import Path
@@ -18,8 +19,8 @@ from rft3d_cli.errors import SetupError, UsageError
 from rft3d_cli.geometry.boxes import Boxes3D, rotation_from_angles
 from rft3d_cli.prompts import VSI_CHOICE, VSI_HEAD, VSI_NUMBER
 from rft3d_cli.show.answer import Answer, document, read_answer
-from rft3d_cli.show.infer_draw import LEGIBLE, MOST_FRAMES, Drawing, paced
-from rft3d_cli.show.infer_files import appearing, find_videos, folder_names
+from rft3d_cli.show.infer_draw import LEGIBLE, MOST_FRAMES, Drawing, kept_size, paced
+from rft3d_cli.show.infer_files import appearing, find_videos, folder_names, own_name
 from rft3d_cli.show.infer_questions import asked_unit, guess_task, lettered, split_options, understand
 from rft3d_cli.show.rerun import write_rrd
 from rft3d_cli.show.viewer import Said, Scene
@@ -42,6 +43,9 @@ BOXES = f'[{{"label": "chair", "bbox_3d": {BOX}}}, {{"label": "table", "bbox_3d"
         ("how many chairs are there", "number"),
         ("How many chair(s) are in this room?", "number"),
         ("what is the number of tables", "number"),
+        ("count the chairs", "number"),
+        ("number of chairs", "number"),
+        ("describe the counter", "text"),
         ("how far is the bed from the desk", "number"),
         ("How large is the table?", "number"),
         ("how tall is the door", "number"),
@@ -209,6 +213,17 @@ def test_small_frames_are_enlarged_by_a_whole_factor_and_huge_ones_reduced(size,
     assert picture.shape == (new[1], new[0], 3)
 
 
+@pytest.mark.parametrize("size", [(96, 64), (1920, 1080), (3840, 2160), (1080, 1920), (16_384, 1)])
+@pytest.mark.parametrize("frames", [1, 32, 128, 512])
+def test_frames_kept_for_pictures_fit_into_a_quarter_of_a_gigabyte(size, frames):
+    width, height = kept_size(size, frames)
+    assert 3 * width * height * frames < 1.01 * 2**28
+    assert max(width, height) <= 1920
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.01) or min(size) == 1
+    if 3 * size[0] * size[1] * frames < 2**28 and max(size) <= 1920:
+        assert (width, height) == size
+
+
 def test_several_questions_have_a_colour_each_and_a_legend():
     one, two = drawing(640, 480, "find every chair"), drawing(640, 480, "find every chair", "find every table")
     grey = np.full((480, 640, 3), 90, np.uint8)
@@ -264,16 +279,43 @@ def test_a_folder_is_its_frames_or_its_videos(tmp_path: Path):
     assert find_videos(tmp_path) == [tmp_path]
 
 
-def test_videos_of_one_name_go_to_folders_of_their_own():
-    videos = [Path("v") / name for name in ("a.mp4", "B.mp4", "b.mov")]
-    assert folder_names(videos) == ["a", "B.mp4", "b.mov"]
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        pytest.param(["a.mp4", "B.mp4", "b.mov"], ["a", "B.mp4", "b.mov"], id="one stem"),
+        pytest.param(["b.mov", "b.mp4", "b.mp4.mkv"], ["b.mov", "b.mp4", "b.mp4.mkv"], id="a name that is a stem"),
+        pytest.param(["a.mp4", "a.mov", "a.mov.avi", "a.mov.avi.ts"], ["a.mp4", "a.mov", "a.mov.avi", "a.mov.avi.ts"],
+                     id="a chain"),
+        pytest.param(["a.mp4", "A.MP4"], ["a.mp4", "A.MP4-2"], id="names that differ by case alone"),
+        pytest.param(["a.mp4", "A.MP4", "a.mp4-2.avi"], ["a.mp4", "A.MP4-3", "a.mp4-2"], id="a number that is taken"),
+        pytest.param(["answers.json.mp4", "b.mp4"], ["answers.json.mp4", "b"], id="index"),
+        pytest.param(["...mp4", "..mov"], ["...mp4", "..mov"], id="dots"),
+    ],
+)  # fmt: skip
+def test_videos_of_one_name_go_to_folders_of_their_own(names, folders):
+    videos = [Path("v") / name for name in names]
+    assert folder_names(videos) == folders
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text("aAb.é́", max_size=3).map(lambda name: f"{name}x.mp4"), unique=True, max_size=8))
+def test_no_two_videos_share_a_folder(names):
+    folders = [unicodedata.normalize("NFC", name).casefold() for name in folder_names([Path(name) for name in names])]
+    assert len(set(folders)) == len(folders)
+
+
+@pytest.mark.parametrize(("name", "own"), [
+    ("a.b.mp4", "a.b"), ("...mp4", "...mp4"), ("..mp4", "..mp4"), (".mp4", ".mp4"), ("a", "a"), (". .mp4", ". .mp4"),
+])  # fmt: skip
+def test_a_video_s_folder_is_never_the_one_above(name, own):
+    assert own_name(Path("v") / name) == own
 
 
 def test_only_our_own_pictures_of_an_earlier_answer_are_removed(tmp_path: Path):
     out = tmp_path / "out"
     out.mkdir()
     names = ["frame03.png", "frame1-2.png", "video.mp4", "mine.png", "../other.txt", "/etc/hostname", 7]
-    (out / "answer.json").write_text(json.dumps({"files": names}), encoding="utf-8")
+    (out / "answer.json").write_text(json.dumps({"schema": 1, "answers": [], "files": names}), encoding="utf-8")
     for name in ("frame03.png", "frame1-2.png", "video.mp4", "mine.png", "frame04.png"):
         (out / name).write_text("old", encoding="utf-8")
     (tmp_path / "other.txt").write_text("kept", encoding="utf-8")
@@ -369,4 +411,4 @@ def test_an_answer_names_the_frame_that_its_boxes_are_in():
     assert isinstance(answer, Answer)
     assert (answer.frame, answer.indices[answer.frame]) == (1, 7)
     beyond = read_answer(understand("where is the chair"), text, [0], [0.0])
-    assert (len(beyond.boxes), beyond.why) == (0, "it names frame 1 of 1")
+    assert (len(beyond.boxes), beyond.why) == (0, "it names frame 1 of the 1 shown, counted from 0")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rft3d_cli.answers.target import target_answer
 from rft3d_cli.benchmarks import detection, scan2cap, scanrefer, sqa3d, vsibench
 from rft3d_cli.benchmarks.compare import compare, read_evaluation
-from rft3d_cli.benchmarks.paired import FLIPS
+from rft3d_cli.benchmarks.paired import FLIPS, Difference
 from rft3d_cli.benchmarks.result import scene_draws
 from rft3d_cli.errors import DataError, UsageError
 from rft3d_cli.examples import example_record
@@ -130,6 +130,35 @@ def test_under_no_difference_p_is_seldom_small(tmp_path: Path) -> None:
         found = held(tmp_path, questions(rng, 3, 8), questions(rng, 3, 8)).rows[0]
         small += found.p is not None and found.p <= 0.1
     assert small <= 11  # 4 expected; 12 or more once in a thousand
+
+
+@pytest.mark.parametrize("scenes", [2, 3, 5, 8])
+def test_under_no_difference_there_is_seldom_a_verdict(tmp_path: Path, scenes: int) -> None:
+    said = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        sides = ([line(str(i), rng.random(), f"s{i // 5}", "object_counting") for i in range(5 * scenes)] for _ in "ab")
+        said += held(tmp_path, *sides).verdict in ("better", "worse")
+    assert said <= (0 if scenes < 6 else 7)  # 2 expected of 8 scenes; 8 or more once in a thousand
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "scenes", "verdict"),
+    [
+        pytest.param((1.0, 9.0), 0.01, 8, "better", id="better"),
+        pytest.param((-9.0, -1.0), 0.01, 8, "worse", id="worse"),
+        pytest.param((-9.0, -1.0), 0.156, 8, "not shown", id="the interval alone"),
+        pytest.param((-1.0, 9.0), 0.01, 8, "not shown", id="the test alone"),
+        pytest.param((-9.0, -1.0), 0.05, 8, "not shown", id="at the level"),
+        pytest.param((-9.0, -1.0), 0.01, 5, None, id="few scenes"),
+        pytest.param(None, None, 8, None, id="neither"),
+        pytest.param((-9.0, -1.0), None, 8, None, id="no test"),
+    ],
+)
+def test_a_verdict_needs_interval_and_test(
+    interval: tuple[float, float] | None, p: float | None, scenes: int, verdict: str | None
+) -> None:
+    assert Difference("overall", 9, 50.0, 50.0, 0.0, interval, p).verdict(scenes) == verdict
 
 
 @settings(max_examples=15, deadline=None)
@@ -388,6 +417,33 @@ def test_the_same_ids_of_other_data_are_compared_on_demand_only(tmp_path: Path) 
     with pytest.raises(DataError, match="the files of the data are not"):
         compare(read_evaluation(a), read_evaluation(b))
     assert compare(read_evaluation(a), read_evaluation(b), common=True).records == len(details)
+
+
+def test_data_that_one_side_does_not_name_was_not_checked(tmp_path: Path) -> None:
+    details = questions(np.random.default_rng(0))
+    a, b = save(tmp_path / "a", details), save(tmp_path / "b", details, data={"file": "x"})
+    notes = compare(read_evaluation(a), read_evaluation(b)).notes
+    assert notes == [f"{b} does not say which data it is of: that both are of the same was not checked"]
+    (b / "result.json").unlink()
+    notes = compare(read_evaluation(a), read_evaluation(b)).notes
+    assert len(notes) == 2
+    assert notes[1] == f"{b} comes without a result.json: its scorer and settings are not known"
+
+
+def test_details_of_another_run_are_refused(tmp_path: Path) -> None:
+    details = questions(np.random.default_rng(0))
+    folder = save(tmp_path / "a", details)
+    stamp = {"sha256": sha256(folder / "details.jsonl")}
+    result = {"benchmark": "vsibench", "details": stamp}
+    (folder / "result.json").write_text(json.dumps(result))
+    for path in (folder, folder / "details.jsonl", folder / "result.json"):
+        assert len(read_evaluation(path).details) == len(details)
+    save(folder, details[:-1])
+    (folder / "result.json").write_text(json.dumps(result))
+    for path in (folder, folder / "details.jsonl", folder / "result.json"):
+        with pytest.raises(DataError, match="one of them is of another run") as caught:
+            read_evaluation(path)
+        assert "repeat the evaluation" in str(caught.value.hint)
 
 
 def test_nothing_in_common_is_nothing_to_compare(tmp_path: Path) -> None:

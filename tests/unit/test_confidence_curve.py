@@ -235,6 +235,12 @@ def test_a_long_curve_is_thinned_and_keeps_its_best_point() -> None:
         pytest.param(taught(A, A), [-1.0, -2.0], [-1, -2], [-1, -2], id="twice the same"),
         pytest.param(taught("{}", A), [-1.0, -2.0], [-2], [-2, -1], id="an empty object"),
         pytest.param(f"<think>{A}</think>" + taught(A), [-1.0, -2.0], [-2], [-2], id="the same in the thinking"),
+        pytest.param(
+            f"{A}, {B}\n{A}", [-9.0, -1.0, -0.1], [-0.1], [-9, -1, -0.1], id="the same in a line that is lost"
+        ),
+        pytest.param(f"{A}, {A}\n{A}\n{A}", [-9.0, -8.0, -2.0, -1.0], [-2, -1], [-9, -8, -2, -1], id="twice so"),
+        pytest.param(f"<think>.</think><answer>{A}</answer>\n{A}", [-1.0, -2.0], [-1], [-1], id="the same afterwards"),
+        pytest.param("json\n" + f"{A},\n{A}" + "\n```", [-1.0, -2.0], [-1, -2], [-1, -2], id="half a fence"),
         pytest.param("nothing", [], [], [], id="nothing"),
         pytest.param(
             taught(A.replace("chair", "Chaise longue é 😀"), B), [-1.0, -2.0], [-1, -2], [-1, -2], id="letters"

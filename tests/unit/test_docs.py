@@ -359,7 +359,9 @@ def house() -> list[list[str]]:
 
 def part_of(module: str) -> str:
     name = module.split(".")[1]
-    return {"__main__": "cli", "_video_plan": "video"}.get(name, "recipe*" if name.startswith("recipe") else name)
+    return {"__main__": "cli", "_video_images": "video", "_video_plan": "video"}.get(
+        name, "recipe*" if name.startswith("recipe") else name
+    )
 
 
 def test_arrows_point_down_as_contributing_says() -> None:

@@ -14,7 +14,9 @@ from rft3d_cli.benchmarks.journal import (
     check,
     differences,
     drop_torn_line,
+    fingerprint,
     journal,
+    marks,
     question_hash,
     read_saved_answers,
     shard_folder,
@@ -78,13 +80,16 @@ def test_a_file_cut_anywhere_still_opens_and_keeps_every_whole_line(tmp_path_fac
         pytest.param({"frames": None}, {"frames": 8}, ["frames by default, now 8"], id="from the default"),
         pytest.param({"decoding": {"greedy": True}}, {"decoding": {"greedy": False}}, ["greedy True, now False"],
                      id="a part"),
-        pytest.param({"versions": {"torch": "1"}}, {"versions": {"torch": "2"}}, [], id="versions may change"),
+        pytest.param({"made": {"versions": {"torch": "1"}}}, {}, [], id="another machine"),
         pytest.param({"model": {"name": "a", "sha256": {"w": "1"}}}, {"model": {"name": "b", "sha256": {"w": "1"}}}, [],
                      id="the same weights elsewhere"),
         pytest.param({"model": {"name": "a", "sha256": {"w": "1"}}}, {"model": {"name": "a", "sha256": {"w": "2"}}},
                      ["the model's weights changed"], id="other weights there"),
         pytest.param({"model": {"name": "a", "sha256": {}}}, {"model": {"name": "b", "sha256": {}}},
                      ["model a, now b"], id="fresh models by name"),
+        pytest.param({"model": {"name": "a", "sha256": {"w": "1"}, "settings_sha256": "1"}},
+                     {"model": {"name": "a", "sha256": {"w": "1"}, "settings_sha256": "2"}},
+                     ["the model's configuration or tokenizer changed"], id="another tokenizer beside the weights"),
         pytest.param({"later": 1}, {}, ["later 1, now by default"], id="a setting of another version"),
     ],
 )  # fmt: skip
@@ -116,10 +121,47 @@ def test_broken_lines_are_named(tmp_path: Path, text: str, problem: str) -> None
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_a_broken_asked_file_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / ANSWERS).touch()
+    (tmp_path / ANSWERS).write_text(json.dumps(line("a")) + "\n", encoding="utf-8")
     (tmp_path / ASKED).write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=ASKED):
         check(tmp_path, SETTINGS, fresh=False)
+
+
+def test_a_folder_without_an_answer_is_not_begun(tmp_path: Path) -> None:
+    (tmp_path / ANSWERS).touch()
+    check(tmp_path, SETTINGS, fresh=False)
+    with journal(tmp_path, SETTINGS, fresh=False) as book:
+        assert not book.saved
+
+
+@pytest.mark.parametrize("size", [10, 3 << 20])
+@pytest.mark.parametrize("place", [0.0, 0.5, 0.999])
+def test_a_changed_video_has_another_fingerprint(tmp_path: Path, size: int, place: float) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"a" * size)
+    first = fingerprint(path)
+    assert fingerprint(path) == first != "missing"
+    path.write_bytes(b"a" * (size - 1))
+    assert fingerprint(path) != first
+    if size > 1 << 20:
+        whole = bytearray(b"a" * size)
+        whole[int(place * size)] = 0
+        path.write_bytes(whole)
+        assert fingerprint(path) != first
+
+
+def test_an_answer_is_to_a_question_about_its_media(tmp_path: Path) -> None:
+    record = example_record("number")
+    for name in record.media:
+        (tmp_path / name).write_bytes(b"picture")
+    first = marks([record], tmp_path)
+    with journal(tmp_path / "out", SETTINGS, fresh=False, marks=first) as book:
+        book.append([{"id": record.id, "prediction": "4", "of": book.mark(record)}])
+    (tmp_path / record.media[-1]).write_bytes(b"another one")
+    with journal(tmp_path / "out", SETTINGS, fresh=False, marks=marks([record], tmp_path)) as book:
+        assert not book.has([record])
+    with journal(tmp_path / "out", SETTINGS, fresh=False, marks=first) as book:
+        assert book.has([record])
 
 
 def test_settled_answers_stand_in_the_order_of_their_records_with_others_behind(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from hypothesis import strategies as st
 
 from rft3d_cli import prompts
 from rft3d_cli.benchmarks import saved_tables
+from rft3d_cli.benchmarks.journal import question_hash
 from rft3d_cli.benchmarks.saved import read_saved
 from rft3d_cli.errors import DataError
+from rft3d_cli.prepare.vsibench_questions import published_questions
 from rft3d_cli.records import Record
 
 CHAIRS = "How many chair(s) are in this room?"
@@ -314,6 +317,150 @@ def test_whatever_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, s
     assert read_saved(path).predictions == said
 
 
+# ---- Some of the records
+
+
+@pytest.mark.parametrize("chosen", [[0], [1], [0, 1], [2, 3], [3]])
+def test_rows_are_joined_to_all_records_though_some_are_scored(tmp_path: Path, chosen: list[int]) -> None:
+    # Row 3 asks in one scene what the record 3 asks in the other: only all records tell that the ids count rows.
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines(*POSITIONS), encoding="utf-8")
+    few = [RECORDS[i] for i in chosen]
+    assert read_saved(path, few, everything=RECORDS).predictions == SAID
+    alone = read_saved(path, few).predictions
+    assert alone == {record.id: SAID[record.id] for record in few}
+
+
+def test_a_scene_that_the_data_does_not_know_is_another_scene(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{**doc(0), "scene_name": "scene0099_00", "prediction": "4"}]))
+    with pytest.raises(DataError, match="none asks what a record asks"):
+        read_saved(path, RECORDS)
+
+
+# ---- Ids and questions that do not agree
+
+ROW = {**doc(1), "prediction": "A. left"}
+ASKS = prompts.vsibench_prompt(NEAREST, WAY)
+
+
+@pytest.mark.parametrize(
+    ("row", "taken"),
+    [
+        pytest.param(ROW, True, id="all alike"),
+        pytest.param({"id": 3, "prediction": "A. left"}, True, id="the id alone"),
+        pytest.param({**ROW, "options": ["left", "right"]}, True, id="options without letters"),
+        pytest.param({**ROW, "options": ["B. right", "A. left"]}, True, id="options in another order"),
+        pytest.param({**ROW, "options": ["A. right", "B. left"]}, False, id="options with other letters"),
+        pytest.param({**ROW, "options": ["A. le", "B. ri"]}, False, id="parts of options"),
+        pytest.param({**ROW, "options": [*WAY, "C. back"]}, False, id="an option more"),
+        pytest.param({**doc(0), "options": WAY, "prediction": "4"}, False, id="options of a number"),
+        pytest.param({**ROW, "question_type": "object_counting"}, False, id="another type"),
+        pytest.param({**ROW, "dataset": "arkitscenes"}, False, id="another data set"),
+        pytest.param({**ROW, "dataset": "ScanNet"}, True, id="the data set in other letters"),
+        pytest.param({**ROW, "dataset": "VSI-Bench"}, True, id="the benchmark for the data set"),
+        pytest.param({**ROW, "question": "the stove?"}, False, id="a part of the question"),
+        pytest.param({"id": 3, "prompt": "How far?", "prediction": "A"}, False, id="another prompt"),
+        pytest.param({"id": 3, "input": "How far?", "output": "A"}, False, id="another input"),
+        pytest.param({"id": 3, "prompt": ASKS, "prediction": "A. left"}, True, id="its prompt"),
+        pytest.param({"id": 3, "prompt": f"USER: <image>{NEAREST} A. left B. right AI:", "prediction": "A. left"}, True,
+                     id="its question in another prompt"),
+        pytest.param({"id": 3, "prompt": prompts.vsibench_prompt(NEAREST, ["A. right", "B. left"]), "prediction": "A"},
+                     False, id="a prompt with other letters"),
+        pytest.param({"id": 3, "video": "v/scannet/scene0011_00.mp4", "prediction": "A. left"}, True, id="its clip"),
+        pytest.param({"id": 3, "video": "arkitscenes/scene0011_00.mp4", "prediction": "A"}, False,
+                     id="a clip of another data set"),
+        pytest.param({"id": 3, "video": "scannet/scene0077_00.mp4", "prediction": "A"}, False, id="another clip"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("light", [False, True], ids=["records", "stand-ins"])
+def test_an_id_is_believed_where_the_row_asks_the_same(
+    tmp_path: Path, row: dict[str, Any], taken: bool, light: bool
+) -> None:
+    source, path = tmp_path / "test.jsonl", tmp_path / "a.jsonl"
+    source.write_text(lines(*map(doc, range(4))))
+    path.write_text(lines(row), encoding="utf-8")
+    known = published_questions(source).records if light else RECORDS
+    if taken:
+        assert read_saved(path, known).predictions == {"3": "A. left"}
+    else:
+        with pytest.raises(DataError):
+            read_saved(path, known)
+
+
+def test_options_are_not_parts_of_longer_ones(tmp_path: Path) -> None:
+    beds = [["A. bed", "B. sofa"], ["A. bed lamp", "B. sofa cushion"]]
+    known = [record(str(i), "s0", "object_rel_distance", "Which?", options, "A") for i, options in enumerate(beds)]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"scene_name": "s0", "question": "Which?", "options": beds[0], "prediction": "B"}]))
+    assert read_saved(path, known).predictions == {"0": "B"}
+    with pytest.raises(DataError, match="none asks"):
+        read_saved(path, known[1:])
+
+
+def test_a_scene_s_name_in_another_data_set_is_another_scene(tmp_path: Path) -> None:
+    ark = record("1", "47", "object_counting", CHAIRS, None, 2)
+    ark = ark.model_copy(update={"meta": ark.meta.model_copy(update={"dataset": "arkitscenes"})})
+    path = tmp_path / "a.json"
+    for row in ({"video": "scannet/47.mp4"}, {"scene_name": "47", "dataset": "scannet"}):
+        path.write_text(json.dumps([{**row, "question": CHAIRS, "prediction": "9"}]))
+        with pytest.raises(DataError, match="none asks"):
+            read_saved(path, [ark])
+    path.write_text(json.dumps([{"scene_name": 47, "dataset": "arkitscenes", "question": CHAIRS, "prediction": "9"}]))
+    assert read_saved(path, [ark, RECORDS[0]]).predictions == {"1": "9"}
+
+
+def test_rows_with_questions_keep_their_confidence(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines({**ROW, "confidence": [-1, -2]}))
+    assert read_saved(path, RECORDS).confidence == {"3": [-1.0, -2.0]}
+
+
+# ---- Answers to older records
+
+
+def stamped(known: list[Record], *, media: str = "", think: bool = False) -> list[dict[str, Any]]:
+    out = []
+    for one in known:
+        prompt = prompts.thinking_prompt(one.prompt, choice=one.task == "choice") if think else one.prompt
+        of = question_hash(one.model_copy(update={"prompt": prompt})) + media
+        out.append({"id": one.id, "prediction": SAID[one.id], "of": of, "confidence": []})
+    return out
+
+
+@pytest.mark.parametrize("media", ["", "-0123456789ab"], ids=["", "with its media"])
+@pytest.mark.parametrize("think", [False, True], ids=["direct", "think"])
+@pytest.mark.parametrize("shares", [False, True], ids=["", "shares"])
+def test_answers_to_other_versions_of_records_are_left_out(
+    tmp_path: Path, media: str, think: bool, shares: bool
+) -> None:
+    folder = tmp_path / "shard-1-of-1" if shares else tmp_path
+    folder.mkdir(exist_ok=True)
+    rows = stamped(RECORDS, media=media, think=think)
+    (folder / "predictions.jsonl").write_text(lines(*rows), encoding="utf-8")
+    assert (read_saved(tmp_path, RECORDS).predictions, read_saved(tmp_path, RECORDS).notes) == (SAID, [])
+    clip = RECORDS[2].video.model_copy(update={"path": "scannet/other.mp4"})
+    now = [RECORDS[0], RECORDS[1].model_copy(update={"prompt": "What else?"})]
+    now += [RECORDS[2].model_copy(update={"video": clip}), RECORDS[3]]
+    saved = read_saved(tmp_path, now[:1], everything=now)
+    assert saved.predictions == {"17": SAID["17"], "5147": SAID["5147"]}
+    assert saved.confidence.keys() == saved.predictions.keys()
+    assert len(saved.notes) == 1
+    assert "2 of 4 answers" in saved.notes[0]
+    assert saved.notes[0].endswith("first 3")
+
+
+def test_of_records_without_media_and_of_lines_without_stamps_nothing_is_left_out(tmp_path: Path) -> None:
+    source, path = tmp_path / "test.jsonl", tmp_path / "predictions.jsonl"
+    source.write_text(lines(*map(doc, range(4))))
+    path.write_text(lines(*({**row, "of": "older"} for row in stamped(RECORDS))), encoding="utf-8")
+    assert read_saved(path, published_questions(source).records).predictions == SAID
+    assert read_saved(path).predictions == SAID
+    assert read_saved(path, RECORDS).predictions == {}
+    path.write_text(own(), encoding="utf-8")
+    assert read_saved(path, RECORDS).predictions == SAID
+
+
 # ---- What is refused
 
 
@@ -360,6 +507,16 @@ def test_what_cannot_be_trusted_is_refused(tmp_path: Path, name: str, text: str,
         read_saved(path, RECORDS)
     assert message in caught.value.message
     assert str(path) in caught.value.message
+
+
+def test_texts_that_are_no_predictions_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"model": "x", "task": "y"}')
+    with pytest.raises(DataError, match="none of the 2 predictions is for a record of the data"):
+        read_saved(path, RECORDS)
+    assert read_saved(path).predictions == {"model": "x", "task": "y"}
+    path.write_text('{"0": "x", "task": "y"}')
+    assert read_saved(path, RECORDS[:1], everything=RECORDS).predictions == {"0": "x", "task": "y"}
 
 
 def test_two_records_that_ask_the_same_need_ids(tmp_path: Path) -> None:
@@ -437,6 +594,58 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
     assert path.stat().st_size < 100_000
     with pytest.raises(DataError, match="unpacks to more than 3 MiB"):
         read_saved(path, RECORDS)
+
+
+CELL = '<row><c t="inlineStr"><is><t>1</t></is></c></row>'
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        pytest.param(CELL, "more than 200,000 rows", id="rows"),
+        pytest.param("<row>" + "<c/>" * 500 + "</row>", "more than 500,000 cells", id="empty cells"),
+        pytest.param("<row/>", "more than 1,500,000 elements", id="empty rows"),
+        pytest.param("<a/>", "more than 1,500,000 elements", id="other elements"),
+    ],
+)
+def test_a_small_workbook_takes_bounded_time_and_memory(tmp_path: Path, unit: str, message: str) -> None:
+    body = f"<w><sheetData>{unit * ((20 << 20) // len(unit))}</sheetData></w>"
+    path = workbook(tmp_path / "a.xlsx", table_rows(ids=True), **{"xl__worksheets__sheet2.xml": body})
+    assert path.stat().st_size < 120_000
+    del body
+    start = time.process_time()
+    with pytest.raises(DataError, match=message):
+        read_saved(path, RECORDS)
+    assert time.process_time() - start < 20
+    # Memory by a smaller one: tracing takes its time.
+    tracemalloc.start()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(saved_tables, "MAX_ELEMENTS", 100_000)
+            with pytest.raises(DataError):
+                read_saved(path, RECORDS)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_empty_rows_are_none(tmp_path: Path) -> None:
+    text = '<c r="{}" t="inlineStr"><is><t>{}</t></is></c>'
+    head = f"<row r='3'>{text.format('A3', 'id')}{text.format('B3', 'prediction')}</row>"
+    rows = f"<row r='5'/><row r='6'><c r='A6'/></row><row r='9'>{text.format('A9', '17')}{text.format('B9', '4')}</row>"
+    body = f"<w><sheetData><row r='1'/>{head}{rows}</sheetData></w>"
+    path = workbook(tmp_path / "a.xlsx", table_rows(ids=True), **{"xl__worksheets__sheet2.xml": body})
+    assert read_saved(path, RECORDS).predictions == {"17": "4"}
+
+
+def test_phonetic_hints_are_no_text(tmp_path: Path) -> None:
+    def cell(text: str) -> str:
+        return f'<c t="inlineStr"><is><r><t>{text}</t></r><rPh sb="0" eb="1"><t>hint</t></rPh><phoneticPr/></is></c>'
+
+    rows = "".join(f"<row>{cell(a)}{cell(b)}</row>" for a, b in (("id", "prediction"), ("17", "4"), ("3", "A")))
+    parts = {"xl__worksheets__sheet2.xml": f"<w><sheetData>{rows}</sheetData></w>"}
+    path = workbook(tmp_path / "a.xlsx", table_rows(ids=True), **parts)
+    assert read_saved(path, RECORDS).predictions == {"17": "4", "3": "A"}
 
 
 def test_a_long_cell_is_read(tmp_path: Path) -> None:

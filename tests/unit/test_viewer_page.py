@@ -118,6 +118,16 @@ def test_the_frames_are_pictures_inside_the_page():
         assert np.abs(np.asarray(picture).astype(int) - (60 + 2 * number)).max() <= 2
 
 
+def test_frames_are_called_by_their_numbers_in_the_video():
+    found = Page(page(scene(numbers=[0, 9, 30, 1200])))
+    names = ["frame 0", "frame 9", "frame 30", "frame 1200"]
+    assert [frame["name"] for frame in found.data["frames"]] == names
+    labels = [str(button["aria-label"]).split(",")[0] for button in found.classed("thumb")]
+    assert labels == names
+    with pytest.raises(ValueError, match="4 frames have 2 numbers"):
+        page(scene(numbers=[0, 9]))
+
+
 @pytest.mark.parametrize("frame", range(4))
 def test_boxes_and_cameras_project_as_the_cameras_saw_them(frame):
     data = Page(page(scene())).data
