@@ -38,7 +38,8 @@ def infer(
                                          callback=_some, show_default=False)
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", metavar="NAME", autocompletion=complete_model, help="A shipped model, a folder, a run, or a hub name.")
+        str, typer.Option("--model", "-m", metavar="NAME", autocompletion=complete_model,
+                          help="A shipped model, a folder, a run, or a hub name.")
     ] = "tiny",
     questions: Annotated[
         Path | None, typer.Option(metavar="FILE", help="More questions, one a line.", is_eager=True,
