@@ -1,5 +1,6 @@
 # make demo    everything on one laptop: environment, rooms, GRPO, evaluation, pictures (about 5 minutes after install)
 # make test    lint, types and tests, in the same environment
+# make test-long      the tests that take half a minute each: signals, several processes (minutes)
 # make test-browser   the pages in a real browser; fails where there is none
 # make claim   the paper's claim in miniature, three seeds (an hour and a half on 2 cores)
 # make assets  train the shipped tiny models again
@@ -13,7 +14,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-browser check claim assets bench clean
+.PHONY: demo test test-long test-browser check claim assets bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +37,10 @@ check: $(VENV)/.installed-test
 
 # Two processes, a file in one of them; one thread each, or four would share two cores.
 test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-long: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 test-browser: $(VENV)/.installed-test
 	RFT3D_BROWSER_REQUIRED=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 tests/browser

@@ -15,6 +15,7 @@ from rft3d_cli.errors import Rft3dError
 
 KILLED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from rft3d_cli.prepare import unfinished
 add = unfinished.Unfinished.add
 def killing(self, part):

@@ -353,7 +353,8 @@ def test_a_second_process_is_kept_out(ask):
 
 
 KILLED = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from rft3d_cli.benchmarks import journal
 append = journal.Journal.append
 def killing(self, lines):
@@ -390,7 +391,14 @@ def after_signal(world, questions) -> Callable[..., subprocess.CompletedProcess[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, -15)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGKILL, -9),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, -15, marks=pytest.mark.long),
+    ],
+)
 def test_a_process_that_was_stopped_by_a_signal_is_gone_on_with(ask, stop, after_signal, number, code):
     assert ask("--out", "whole").code == 0
     ended = after_signal(number, "stopped")

@@ -100,9 +100,10 @@ def test_proposals_refine_the_answers_of_a_grounding_model(built: Path, rft3d: R
 def test_scenes_without_proposals_are_warned_of(built: Path, rft3d: Rft3d) -> None:
     assert rft3d(*words(built, "ref.jsonl", command="scanrefer")).code == 0
     Path("p.json").write_text('{"scannet/scene9999_00": [[0, 0, 0, 1, 1, 1]]}')
-    Path("p.jsonl").write_text('{"id": "nobody", "prediction": ""}\n')
+    records = read_records("ref.jsonl").records
+    Path("p.jsonl").write_text(json.dumps({"id": records[0].id, "prediction": ""}) + "\n")
     shown = rft3d("evaluate", "scanrefer", "--data", "ref.jsonl", "-p", "p.jsonl", "--proposals", "p.json")
-    count = len(read_records("ref.jsonl").records)
+    count = len(records)
     assert shown.code == 0, shown.err
     assert f"{count} of {count} records have no proposals and are not refined" in shown.err
 

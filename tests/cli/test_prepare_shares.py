@@ -214,6 +214,7 @@ def ask(wanted: Path, out: Path, more: str = "") -> str:
     )
 
 
+@pytest.mark.long
 def test_what_a_teacher_said_survives_a_kill(wanted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # tiny was never taught to think, so that no chain holds; what it said is what counts here.
     refused(ask(wanted, tmp_path / "whole.jsonl"))

@@ -82,7 +82,9 @@ def stepped(world: World, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return make
 
 
-@pytest.mark.parametrize(("shared", "name"), [(shared, name) for shared in SHARED for name in CASES])
+@pytest.mark.parametrize(("shared", "name"), [
+    pytest.param(shared, name, marks=[] if shared else pytest.mark.long) for shared in SHARED for name in CASES
+])  # fmt: skip
 def test_two_processes_learn_what_one_does(stepped: Callable[[bool], Path], shared: bool, name: str) -> None:
     folder = stepped(shared)
     first, second = (load_file(folder / f"{name}-{number}.safetensors") for number in (0, 1))
@@ -157,6 +159,7 @@ def test_a_run_of_two_processes_writes_one_folder_and_talks_once(
     assert best["value"] == max(line["eval/score"] for line in scored)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shared", WHOLE)
 def test_a_signal_to_one_process_stops_both_at_one_step_and_they_go_on_as_if_nothing_was(
     straight: Callable[[bool], Path], shared: bool, tmp_path: Path
@@ -180,6 +183,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_they_go_on_as_if_not
         assert (out / name).read_bytes() == (folder / "run" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_a_warm_up_of_two_processes_scores_what_one_scores(world: World, tmp_path: Path) -> None:
     tree = sft_tree(world.data, world.warm)
     tree["data"] |= {"eval": str(world.data / "val.jsonl")}
@@ -198,6 +202,7 @@ def test_a_warm_up_of_two_processes_scores_what_one_scores(world: World, tmp_pat
     assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
 
 
+@pytest.mark.long
 def test_an_error_of_one_process_ends_both_and_is_said_once(world: World, tmp_path: Path) -> None:
     late = (
         "import os\ncalls = []\n\n\ndef late(text, record):\n    calls.append(1)\n"

@@ -132,6 +132,7 @@ def test_log_probabilities_of_the_policy_equal_trls(grpo_recipe: Make, world: Wo
     assert ((entropies - expected_entropies) * mask).abs().max() < 1e-5
 
 
+@pytest.mark.long
 def test_twenty_steps_on_the_same_completions_log_the_same(
     grpo_recipe: Make, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
