@@ -161,20 +161,18 @@ def _lines(path: Path, records: Sequence[Record]) -> Saved:
             rows.append((f"{path} line {number}", data))
             continue
         name, text = _own(data, path, number)
-        if name in out.predictions and out.predictions[name] != text and "of" in data and journal[name] is not None:
-            # An evaluation asked again, as after a change of the record: its last word counts.
+        if out.predictions.get(name, text) != text:
+            # Appended later, as by a run that goes on: the last word counts.
             later += 1
-            out.predictions[name] = text
             out.confidence.pop(name, None)
-        else:
-            out.add(name, text, f"{path} line {number}")
+        out.predictions[name] = text
         journal[name] = str(data["of"]) if "of" in data else None
         if (sure := data.get("confidence")) is not None:
             out.confidence[name] = confidence_of(sure, f"{path} line {number}")
     if own is None:
         raise DataError(f"{path} holds no predictions", HINT)
     if later:
-        out.notes.append(f"{later:,} records were asked again; their later answers count")
+        out.notes.append(f"{later:,} answers were replaced by later ones for the same id")
     _leave_out_older(out, path, {name: of for name, of in journal.items() if of is not None}, records)
     if rows:
         from rft3d_cli.benchmarks.saved_rows import resolve

@@ -481,7 +481,6 @@ def test_of_records_without_media_and_of_lines_without_stamps_nothing_is_left_ou
         pytest.param("a.jsonl", '{"id": "x", "prediction": 4}\n', "line 1: prediction must be text", id="number"),
         pytest.param("a.jsonl", '{"id": [1], "prediction": "4"}\n', "line 1: id must be", id="list as id"),
         pytest.param("a.jsonl", '{"id": true, "prediction": "4"}\n', "line 1: id must be", id="truth as id"),
-        pytest.param("a.jsonl", own() + own({"3": "B"}), "line 5: another prediction for id '3'", id="two answers"),
         pytest.param("a.jsonl", '{"id": 1, "prediction": "", "confidence": [NaN]}\n', "line 1: confidence", id="nan"),
         pytest.param("a.jsonl", '{"id": 1, "prediction": "", "confidence": -1}\n', "line 1: confidence", id="number"),
         pytest.param("a.json", '[{"id": 17, "answer": "4"}]', "1: no prediction among id, answer", id="truth only"),
@@ -678,3 +677,13 @@ def test_a_whole_benchmark_is_read_at_once(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(read_saved(path).predictions) == 5130
     assert time.process_time() - start < 0.5
+
+
+def test_a_later_line_of_ours_replaces_an_earlier_one_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = [{"id": "a", "prediction": "A", "confidence": [-1.0]}, {"id": "b", "prediction": "B"}]
+    lines += [{"id": "b", "prediction": "B"}, {"id": "a", "prediction": "C"}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    found = read_saved(path)
+    assert (found.predictions, found.confidence) == ({"a": "C", "b": "B"}, {})
+    assert found.notes == ["1 answers were replaced by later ones for the same id"]
