@@ -183,8 +183,8 @@ def predict(
     marks = asked.marks(records)
     settings = asked.settings(marks)
     folder = journals.shard_folder(out, shard)
-    # A model that cannot be loaded leaves nothing behind.
-    asking = None if journals.begun(folder) or journals.shards(out) else _Asking(asked)
+    # A model that cannot be loaded leaves nothing behind, and throws nothing away.
+    asking = _Asking(asked) if fresh or not (journals.begun(folder) or journals.shards(out)) else None
     ordered = by_video(records)
     with journals.journal(folder, settings, fresh=fresh, marks=marks) as book:
         plan = _Plan(folder / journals.PLAN)
@@ -282,7 +282,7 @@ def _take_shares(out: Path, book: journals.Journal, settings: Mapping[str, Any],
         if known is None or journals.differences(known, settings):
             warn(f"{folder} holds answers asked for otherwise, which are left out")
             continue
-        book.saved = journals.read_saved_answers(folder) | book.saved
+        book.take(journals.read_saved_answers(folder))
         book.made(known.get(journals.MADE))
         plan.take(folder / journals.PLAN)
 

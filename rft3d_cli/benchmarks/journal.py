@@ -163,6 +163,20 @@ class Journal:
         """
         return self.marks.get(record.id) or question_hash(record)
 
+    def take(self, saved: Saved) -> None:
+        """Add what another journal holds, where this one holds nothing, or an answer to something older.
+
+        >>> import io
+        >>> saved, marks = {"a": {"of": "old"}, "b": {"of": "now"}}, {"a": "now", "b": "now"}
+        >>> book = Journal(Path(), saved, io.StringIO(), marks=marks)
+        >>> book.take({name: {"of": "now", "shard": 1} for name in "abc"})
+        >>> {name: line.get("shard") for name, line in book.saved.items()}
+        {'a': 1, 'b': None, 'c': 1}
+        """
+        for name, line in saved.items():
+            if name not in self.saved or self.saved[name].get("of") != self.marks.get(name):
+                self.saved[name] = line
+
     def append(self, lines: Sequence[dict[str, Any]]) -> None:
         """Write the answers of one batch; they are on the disk when this returns.
 

@@ -262,6 +262,19 @@ def test_details_of_an_earlier_run_do_not_outlive_a_stop(ask, stop):
     assert not Path("mine/result.json").exists()
 
 
+def test_a_model_that_cannot_be_loaded_throws_no_answers_away(ask, world, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(world.fresh, model)
+    assert ask("--model", model, "--out", "mine", "--limit", 4).code == 0
+    before = left("mine")
+    # Another file under the name: the loaded model still maps the old one.
+    (tmp_path / "half").write_bytes((model / "model.safetensors").read_bytes()[:1000])
+    (tmp_path / "half").replace(model / "model.safetensors")
+    loader.load_speaker.cache_clear()
+    assert ask("--model", model, "--out", "mine", "--limit", 4, "--fresh").code == 4
+    assert left("mine") == before
+
+
 # ---- Shares
 
 
